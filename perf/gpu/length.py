@@ -1,6 +1,6 @@
 """Time and memory against length: Mamba-2.8B beside a Transformer of its size, random weights, bf16.
 
-    uv run python -m perf.gpu.length [--only prefill tokens] [--compile-only]
+    uv run python -m perf.gpu.length [--only prefill tokens] [--lengths 1024 65536] [--alone 1048576] [--compile-only]
 
 *Prefill* of one whole sequence; the longest only by ours. *Tokens*: one token after a context, by batch. The
 Transformer's is compiled and has a static cache for exactly that context (see `decode.py`); what that cache takes is
@@ -94,6 +94,8 @@ def tokens(size: Size, models: tuple, options: argparse.Namespace) -> Iterator[l
 def main() -> None:
     arguments = parser(__doc__, rounds=2)
     arguments.add_argument("--only", nargs="+", choices=["prefill", "tokens"], default=["prefill", "tokens"])
+    arguments.add_argument("--lengths", type=int, nargs="*", default=LENGTHS)
+    arguments.add_argument("--alone", type=int, nargs="*", default=[ALONE], help="lengths by ours alone")
     arguments.add_argument(
         "--compile-only", action="store_true", help="fill torch's cache of compiled kernels"
     )

@@ -100,7 +100,7 @@ class Trained:
         self.stage_state = StageState(self.model, self.stage, seed=0)
         if part.precision == "bf16":
             cast_frozen_to_bf16(self.model, frozen_parts(train, number))
-        self.stage_state.start(self.strategy)
+        self.stage_state.start(self.strategy, graphs=train.cuda_graphs)
         lr_schedule.set_rates(self.stage_state.optimizer, 1.0)
 
     def rate(self, value: float) -> None:
@@ -120,7 +120,8 @@ class Trained:
         module, optimizer = self.stage_state.module, self.stage_state.optimizer
         targets = exchange(self.strategy.accelerator, batches).targets
         optimizer = optimizer if update else WithoutUpdate(optimizer)
-        return take_step(self.strategy, module, optimizer, batches, self.stage.max_grad_norm, targets).loss
+        clip, graphs = self.stage.max_grad_norm, self.stage_state.graphs
+        return take_step(self.strategy, module, optimizer, batches, clip, targets, graphs).loss
 
     def close(self) -> None:
         self.stage_state.close()

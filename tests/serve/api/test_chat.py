@@ -89,9 +89,18 @@ def test_all_sampling_fields_reach_the_engine(create, engine):
     extra = {"top_k": 5, "min_p": 0.25, "repetition_penalty": 1.5}
     bias = {"65": 3, "66": -100}
     create(
-        temperature=0.5, top_p=0.75, seed=7, stop=["x", "yz"], logit_bias=bias, frequency_penalty=0.5,
-        presence_penalty=-0.5, logprobs=True, top_logprobs=3, user="somebody", extra_body=extra,
-    )  # fmt: skip
+        temperature=0.5,
+        top_p=0.75,
+        seed=7,
+        stop=["x", "yz"],
+        logit_bias=bias,
+        frequency_penalty=0.5,
+        presence_penalty=-0.5,
+        logprobs=True,
+        top_logprobs=3,
+        user="somebody",
+        extra_body=extra,
+    )
     sampling = engine.requests[0].sampling
     assert (sampling.temperature, sampling.top_p, sampling.top_k, sampling.min_p) == (0.5, 0.75, 5, 0.25)
     assert (sampling.seed, sampling.stop, sampling.max_tokens) == (7, ("x", "yz"), 6)
@@ -155,7 +164,7 @@ def test_images_are_read_in_order(create, engine, data_url):
     (message,) = engine.requests[0].prompt.messages
     names = [part if isinstance(part, str) else part.name for part in message.parts]
     places = [f"messages[0].content[{i}].image_url.url" for i in (0, 3)]
-    assert names == [places[0], "\n", "which", "?", "\n", places[1]]
+    assert names == [places[0], "which", "?", places[1]]
     swapped = [content[-1], *content[1:-1], content[0]]
     other = create(messages=[{"role": "user", "content": swapped}])
     assert other.usage.prompt_tokens == completion.usage.prompt_tokens

@@ -83,20 +83,28 @@ def test_the_client_s_own_stream_helper(settings):
 def test_items_of_every_kind(create, engine, data_url):
     items = [
         {"role": "user", "content": [{"type": "input_text", "text": "a"}]},
-        {"type": "message", "id": "msg_1", "status": "completed", "role": "assistant",
-         "content": [{"type": "output_text", "text": "b", "annotations": []}]},
-        {"role": "user", "content": [
-            {"type": "input_image", "image_url": data_url("red"), "detail": "auto"},
-            {"type": "input_text", "text": "c"},
-        ]},
-    ]  # fmt: skip
+        {
+            "type": "message",
+            "id": "msg_1",
+            "status": "completed",
+            "role": "assistant",
+            "content": [{"type": "output_text", "text": "b", "annotations": []}],
+        },
+        {
+            "role": "user",
+            "content": [
+                {"type": "input_image", "image_url": data_url("red"), "detail": "auto"},
+                {"type": "input_text", "text": "c"},
+            ],
+        },
+    ]
     check_shape(create(input=items))
     messages = engine.requests[0].prompt.messages
     assert [m.role for m in messages] == ["user", "assistant", "user"]
     assert messages[1].parts == ("b",)
     image, *rest = messages[2].parts
     assert image.name == "input[2].content[0].image_url"
-    assert rest == ["\n", "c"]
+    assert rest == ["c"]
 
 
 def test_a_response_is_continued(create, ask, engine, data_url):

@@ -3,11 +3,10 @@
 import asyncio
 import json
 import socket
-import time
 
 import openai
 import pytest
-from live_server import asgi_client, call, live_server, sse_events
+from live_server import asgi_client, call, eventually, live_server, sse_events
 from openai_shapes import check_shape
 from scripted_engine import ScriptedEngine
 
@@ -28,13 +27,6 @@ def request_bytes(body, path="/v1/chat/completions"):
     content = json.dumps(body).encode()
     head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
     return head.encode() + b"Content-Length: %d\r\n\r\n" % len(content) + content
-
-
-def eventually(true, seconds=5.0):
-    end = time.monotonic() + seconds
-    while not true() and time.monotonic() < end:
-        time.sleep(0.01)
-    return true()
 
 
 @pytest.fixture
@@ -106,8 +98,15 @@ def test_many_broken_streams_leave_nothing(settings):
                 gone.set()
 
         headers = [(b"content-type", b"application/json"), (b"host", b"localhost")]
-        scope = {"type": "http", "method": "POST", "path": "/v1/chat/completions", "headers": headers,
-                 "query_string": b"", "asgi": {"version": "3.0"}, "http_version": "1.1"}  # fmt: skip
+        scope = {
+            "type": "http",
+            "method": "POST",
+            "path": "/v1/chat/completions",
+            "headers": headers,
+            "query_string": b"",
+            "asgi": {"version": "3.0"},
+            "http_version": "1.1",
+        }
         await app(scope, receive, send)
 
     async def all_of_them():
@@ -216,7 +215,7 @@ def test_a_failure_before_the_first_event_has_a_status(settings, path, kind, str
     several = {"n": n} if path != "/v1/responses" else {}
     response = call(ScriptedEngine((failed,)), settings, path, {**PATHS[path], **several, "stream": stream})
     assert response.status_code == status
-    assert response.json()["error"]["message"] == failed.message
+    assert response.json()["error"]["message"] == f"{failed.message}."
     assert response.json()["error"]["type"] == error_type
     assert ("retry-after" in response.headers) == (kind == "overloaded")
 
@@ -226,8 +225,14 @@ def test_a_failure_in_a_stream_is_an_event(settings, path):
     events = (STARTED, Piece("one ", 1), Failed("crashed", "the worker has ended"))
     response = call(ScriptedEngine(events), settings, path, {**PATHS[path], "stream": True})
     *_, last = sse_events(response.text)
-    assert last == {"error": {"message": "the worker has ended", "type": "server_error", "param": None,
-                              "code": "server_error"}}  # fmt: skip
+    assert last == {
+        "error": {
+            "message": "the worker has ended.",
+            "type": "server_error",
+            "param": None,
+            "code": "server_error",
+        }
+    }
     whole = call(ScriptedEngine(events), settings, path, PATHS[path])
     assert (whole.status_code, whole.json()) == (500, last)
 
@@ -248,7 +253,7 @@ def test_a_response_that_fails_in_its_stream(live):
         for event in events:
             check_shape(event)
         assert [event.type for event in events[-2:]] == ["error", "response.failed"]
-        assert events[-1].response.error.message == "the worker has ended"
+        assert events[-1].response.error.message == "the worker has ended."
         with pytest.raises(openai.NotFoundError):
             client.responses.retrieve(events[0].response.id)
 

@@ -83,5 +83,5 @@ def test_requests_of_all_kinds_fail_alike(workers):
 
 
 def test_a_folder_that_is_no_model(tmp_path):
-    with pytest.raises(UserError, match="spec.yaml"):
+    with pytest.raises(UserError, match=r"spec\.yaml"):
         Workers(WorkerPlan(tmp_path, SETTINGS))

@@ -44,6 +44,7 @@ class ChatPage:
         self.faults: list[str] = []
         self.page.on("pageerror", lambda error: self.faults.append(str(error)))
         self.page.add_init_script(VIOLATIONS)
+        self.size = self.page.viewport_size
 
     def open(self, address: str | None = None) -> None:
         """Go to the page, or load it anew."""
@@ -60,7 +61,7 @@ class ChatPage:
         kinds = {"origin": address[:-1], "storageTypes": "local_storage,indexeddb"}
         session.send("Storage.clearDataForOrigin", kinds)
         session.detach()
-        self.page.set_viewport_size({"width": 1280, "height": 800})
+        self.page.set_viewport_size(self.size)
         self.faults.clear()
 
     @property
@@ -98,7 +99,7 @@ class ChatPage:
         self.send(text)
         expect(self.answers).to_have_count(count + 1)
         expect(self.button("Send")).to_be_visible()
-        return self.answers.last
+        return self.answers.nth(count)
 
     def drop(self, *files: dict[str, Any]) -> None:
         self._transfer("drop", "dataTransfer", files)

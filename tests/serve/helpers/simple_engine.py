@@ -19,7 +19,7 @@ from vlm_core.io.images import decode_image
 from vlm_core.model import VLM
 from vlm_core.model_folder.model_digest import content_digests
 from vlm_core.states.cache import StateCache
-from vlm_core.text.render import IMAGE, Message, TokenizedConversation, render
+from vlm_core.text.render import IMAGE, ImageSlot, Message, TokenizedConversation, render
 from vlm_core.text.template import AnyTemplate
 from vlm_serve.engine.request import (
     ChatPrompt,
@@ -29,6 +29,7 @@ from vlm_serve.engine.request import (
     GenerationRequest,
     ImageFile,
     ModelFacts,
+    Part,
     Piece,
     SamplingParams,
     Started,
@@ -115,11 +116,15 @@ class SimpleEngine:
         images = [self.model.image_processor(decode_image(file.data, file.name)) for file in files]
         counts = [self.model.image_tokens(image) for image in images]
         turns = [m for m in prompt.messages if m.role != "system"]
-        system = next((str(m.parts[0]) for m in prompt.messages if m.role == "system"), None)
-        messages = [
-            Message(m.role, tuple(p if isinstance(p, str) else IMAGE for p in m.parts)) for m in turns
-        ]
+        system = next(("\n".join(map(str, m.parts)) for m in prompt.messages if m.role == "system"), None)
+        messages = [Message(m.role, _on_lines(m.parts)) for m in turns]
         return render(self.template, messages, tokenizer, counts, system=system), images
+
+
+def _on_lines(parts: Sequence[Part]) -> tuple[str | ImageSlot, ...]:
+    """The parts of a message, each on a line of its own."""
+    spans = [span for part in parts for span in ("\n", part if isinstance(part, str) else IMAGE)]
+    return tuple(spans[1:])
 
 
 def generate(session: Session, params: SamplingParams, limit: int) -> Iterator[Event]:

@@ -18,7 +18,14 @@ from starlette.routing import Route
 
 from vlm_serve.page import routes
 
-MODEL = {"id": "tiny", "object": "model", "images": True, "videos": True, "system": True, "max_positions": 4096}
+MODEL = {
+    "id": "tiny",
+    "object": "model",
+    "images": True,
+    "videos": True,
+    "system": True,
+    "max_positions": 4096,
+}
 
 
 @dataclass

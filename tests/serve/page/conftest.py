@@ -27,36 +27,36 @@ def stub(stub_server):
 
 
 @pytest.fixture(scope="session")
-def shared_tab(browser):
-    """A new tab takes most of a second: tests share one, and what the page has stored is cleared before each."""
+def tabs(browser):
+    """Opens tabs. A new one takes most of a second: tests with the same options share one, cleared before each."""
     from chat_page import ChatPage
 
-    context = browser.new_context()
-    yield ChatPage(context)
-    context.close()
+    opened = {}
+
+    def tab(options):
+        key = repr(options)
+        if key not in opened:
+            opened[key] = ChatPage(browser.new_context(**options))
+        return opened[key]
+
+    yield tab
+    for page in opened.values():
+        page.page.context.close()
 
 
 @pytest.fixture
 def context_options():
-    """What the test's browser differs in; see playwright's `new_context`. Such a test gets a tab of its own."""
+    """What the test's browser differs in; see playwright's `new_context`."""
     return {}
 
 
 @pytest.fixture
-def chat(request, browser, stub, context_options):
+def chat(tabs, stub, context_options):
     """The page, opened; at the end no script has failed, and the policy had nothing to stop."""
-    from chat_page import ChatPage
-
-    if context_options:
-        context = browser.new_context(**context_options)
-        tab = ChatPage(context)
-    else:
-        tab = request.getfixturevalue("shared_tab")
-        tab.clear(stub.address)
+    tab = tabs(context_options)
+    tab.clear(stub.address)
     tab.open(stub.address)
     yield tab
     tab.page.context.set_offline(False)
     assert tab.faults == []
     assert tab.violations == []
-    if context_options:
-        context.close()

@@ -31,8 +31,11 @@ class SummedLoss(nn.Module):
         super().__init__()
         self.model, self.always_sees, self.encoded = model, always_sees, encoded
 
-    def forward(self, batch: Batch) -> Tensor:
-        """Sum over the target tokens of -log p(token | preceding tokens), in nats; only they have logits."""
+    def forward(self, batch: Batch, counted: Tensor | None = None) -> Tensor:
+        """Sum over the target tokens of -log p(token | preceding tokens), in nats; only they have logits.
+
+        With `counted` (n), as of `padded_batch.padded`, only of those targets for which it is true.
+        """
         pixels, features = self._images(batch)
         black = pixels is not batch.pixel_values or features is not batch.features
         with self._buffers_kept(batch, black=black):
@@ -41,7 +44,7 @@ class SummedLoss(nn.Module):
             )
         predicting = hidden.flatten(0, 1).index_select(0, batch.targets - 1)
         labels = batch.input_ids.flatten().index_select(0, batch.targets)
-        return summed_cross_entropy(self.model.llm, predicting, labels)
+        return summed_cross_entropy(self.model.llm, predicting, labels, counted)
 
     def _images(self, batch: Batch) -> tuple[Tensor | None, Tensor | None]:
         """Pixels and features of the batch, or of one black image."""

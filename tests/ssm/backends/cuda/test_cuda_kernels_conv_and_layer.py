@@ -9,6 +9,12 @@ from cuda_here import compiled, no_triton, on_the_gpu
 from mixer_cases import Case as Layer
 from mixer_cases import run
 
+from vlm_ssm import boundaries_of
+from vlm_ssm.cuda import conv, parameters
+from vlm_ssm.registration import layer_parameters
+from vlm_ssm.registration.inputs import ConvInputs
+from vlm_ssm.torch.ops import after
+
 __all__ = ["compiled", "no_triton", "on_the_gpu"]
 
 
@@ -37,3 +43,38 @@ def test_conv(case):
     assert_near(*both_windows("cuda", *case.build()), 2e-5)
     found, wanted = both_windows("cuda", *case.build(torch.bfloat16))
     assert_near(found, wanted, 6e-3)
+
+
+@pytest.mark.parametrize("state", [False, True])
+@pytest.mark.parametrize("kind", ["padding", "segments", "short", "no segments", "padding only"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_state_after_a_convolution(kind, state, dtype):
+    """To the bit, as in plain torch; x is the half of another tensor, as in a layer."""
+    length = 2 if kind == "short" else 19
+    case = Window(3, length, 24, 4, state=state, segmented=True, seed=length)
+    leaves, segments, _ = case.build(dtype)
+    x = torch.cat([leaves["x"], leaves["x"]], dim=-1).detach()[..., :24]
+    if kind == "padding only":
+        segments = torch.full_like(segments, -1)
+    elif kind == "padding":
+        segments = segments.clamp(max=0)
+    marks = None if kind == "no segments" else boundaries_of(segments)
+    past = leaves["state"].detach() if state else None
+    taps = layer_parameters.prepare(torch.zeros(24, 16), leaves["weight"].detach().view(24, 1, 4), None)[1]
+    found = conv._after(ConvInputs(x, taps, None, past, *(marks or ())))
+    assert torch.equal(found, after(x[:, :, 0], past, marks, 3))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("bias", [False, True])
+def test_parameters_that_kernels_read(dtype, bias):
+    given = (
+        torch.randn(24, 16),
+        torch.randn(24, 1, 4, dtype=dtype),
+        torch.randn(24, dtype=dtype) if bias else None,
+    )
+    for found, wanted in zip(parameters.prepare(*given), layer_parameters.prepare(*given), strict=True):
+        assert (found is None) == (wanted is None)
+        if found is not None:
+            assert found.shape == wanted.shape
+            torch.testing.assert_close(found, wanted, rtol=1e-6, atol=0)

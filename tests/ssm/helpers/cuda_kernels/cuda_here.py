@@ -14,7 +14,7 @@ from vlm_ssm import backends, ops
 if backends.missing("cuda"):
     pytest.skip("the kernels need a CUDA device", allow_module_level=True)
 
-from vlm_ssm.cuda import compiler, conv, reduce, scan_backward, scan_forward
+from vlm_ssm.cuda import compiler, conv, parameters, reduce, scan_backward, scan_forward
 from vlm_ssm.cuda.norms import layer_norm, rms_norm
 from vlm_ssm.triton import conv as triton_conv
 from vlm_ssm.triton import norm as triton_norm
@@ -51,7 +51,7 @@ def compiled(request):
     items = [item for item in request.session.items if item.module is request.module]
     with torch.device("cuda"):
         variants = recorded(
-            (conv, layer_norm, rms_norm, reduce, scan_backward, scan_forward), map(run, items)
+            (conv, layer_norm, rms_norm, parameters, reduce, scan_backward, scan_forward), map(run, items)
         )
     major, minor = torch.cuda.get_device_capability()
     compile_together(variants, compiler.target(10 * major + minor))

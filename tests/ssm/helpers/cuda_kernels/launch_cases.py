@@ -53,6 +53,8 @@ def run_conv(dtype=BF16, *, state=True, boundaries=False, directions=0):
     inputs = ConvInputs(x, torch.zeros(1, 4, 64), torch.zeros(1, 64), past, *segments, order)
     grads = conv._backward(conv._run(inputs), inputs)
     assert grads[0].shape == x.shape
+    if not directions:
+        assert conv._after(inputs).shape == (2, 3, 64)
 
 
 @torch.no_grad()
@@ -97,7 +99,11 @@ def run_layer_norm(x=BF16, skip=BF16, y=BF16, width=64):
 
 
 def run_parameters():
-    A, by_tap = parameters.prepare(torch.zeros(64, 16), torch.zeros(64, 1, 4))
+    for dtype in (BF16, torch.float32):
+        A, by_tap, bias = parameters.prepare(
+            torch.zeros(64, 16), torch.zeros(64, 1, 4, dtype=dtype), torch.zeros(64, dtype=dtype)
+        )
+        assert bias.shape == (1, 64)
     grad_A_log, grad_weight = parameters.gradients(A, A, by_tap)
     assert grad_A_log.shape == (64, 16)
     assert grad_weight.shape == (64, 1, 4)

@@ -28,17 +28,21 @@ class HasLogits(Protocol):
     def output_projection(self) -> tuple[Tensor, Tensor | None] | None: ...
 
 
-def summed_cross_entropy(llm: HasLogits, hidden: Tensor, labels: Tensor) -> Tensor:
+def summed_cross_entropy(
+    llm: HasLogits, hidden: Tensor, labels: Tensor, counted: Tensor | None = None
+) -> Tensor:
     """Sum over n tokens of -log softmax(llm.logits(hidden))[label], in nats; hidden (n, M), labels (n) -> fp32 ().
 
-    Every token counts: a label outside 0 to V-1, -100 included, raises `IndexError` or `RuntimeError`. All
-    logits exist at once if there are at most `CHUNK`, or if `chunks_logits` is False.
+    Every token counts, or those of which `counted` (n) is true: a label outside 0 to V-1, -100 included, raises
+    `IndexError` or `RuntimeError`. All logits exist at once if there are at most `CHUNK`, or if `chunks_logits` is
+    False.
     """
     if len(labels) * llm.vocab_size <= CHUNK or not chunks_logits(llm):
         logits = llm.logits(hidden).float()
+        labels = labels if counted is None else torch.where(counted, labels, NONE_IGNORED)
         return F.cross_entropy(logits, labels, reduction="sum", ignore_index=NONE_IGNORED)
     weight, bias = llm.output_projection() or (hidden, None)
-    return linear_cross_entropy(hidden, weight, bias, labels)
+    return linear_cross_entropy(hidden, weight, bias, labels, counted=counted)
 
 
 def chunks_logits(llm: HasLogits) -> bool:
@@ -48,11 +52,18 @@ def chunks_logits(llm: HasLogits) -> bool:
 
 
 def linear_cross_entropy(
-    hidden: Tensor, weight: Tensor, bias: Tensor | None, labels: Tensor, chunk: int | None = None
+    hidden: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    labels: Tensor,
+    chunk: int | None = None,
+    *,
+    counted: Tensor | None = None,
 ) -> Tensor:
     """`F.cross_entropy(F.linear(hidden, weight, bias).float(), labels, reduction="sum")` a chunk at a time.
 
-    A label outside 0 to V-1 is an error: no label is ignored, neither -100. Raises `ValueError` for other shapes.
+    A label outside 0 to V-1 is an error: no label is ignored, neither -100. Raises `ValueError` for other shapes. With
+    `counted` (n) tokens of which it is false add nothing to the loss.
     hidden (n, M), weight (V, M), bias (V), labels (n) -> fp32 (). At most `chunk` (default: `CHUNK`) logits exist at
     once, but those of at least one token. Products are in autocast's dtype, or in the weight's;
     softmax, loss and the sums of gradients over chunks are fp32. A gradient with `create_graph` raises
@@ -66,7 +77,7 @@ def linear_cross_entropy(
         hidden, weight, bias = hidden.detach(), weight.detach(), None if bias is None else bias.detach()
     chunks = max(1, -(-len(labels) * len(weight) // (chunk or CHUNK)))
     tokens = max(1, -(-len(labels) // chunks))
-    total = _LinearCrossEntropy.apply(hidden, weight, bias, labels, tokens, _compute_dtype(weight))
+    total = _LinearCrossEntropy.apply(hidden, weight, bias, labels, counted, tokens, _compute_dtype(weight))
     assert isinstance(total, Tensor)
     return total
 
@@ -93,6 +104,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
         weight: Tensor,
         bias: Tensor | None,
         labels: Tensor,
+        counted: Tensor | None,
         tokens: int,
         dtype: torch.dtype,
     ) -> Tensor:
@@ -109,10 +121,12 @@ class _LinearCrossEntropy(torch.autograd.Function):
                 rows, ids = rows.to(dtype), ids.unsqueeze(1)
                 log_probs = F.linear(rows, cast_weight, cast_bias).float().log_softmax(1)
                 picked = log_probs.gather(1, ids)
-                total -= picked.sum()
+                part = None if counted is None else counted[i * tokens : i * tokens + len(ids), None]
+                total -= (picked if part is None else picked.where(part, 0)).sum()
                 if any(grad is not None for grad in grads):
                     error = torch.exp(log_probs, out=torch.empty_like(log_probs, dtype=dtype))
                     error.scatter_(1, ids, (picked.exp() - 1).to(dtype))  # ∂loss/∂logits
+                    error = error if part is None else error.masked_fill_(~part, 0)
                     grad_row = None if grads[0] is None else grad_rows[i]
                     _add_gradients((grad_row, grads[1], grads[2]), error, rows, cast_weight)
         ctx.dtypes = [None if tensor is None else tensor.dtype for tensor in inputs]
@@ -130,7 +144,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
             None if grad is None else grad.mul_(grad_outputs[0]).to(dtype)
             for grad, dtype in zip(ctx.saved_tensors, ctx.dtypes, strict=True)
         ]
-        return (*grads, None, None, None)
+        return (*grads, None, None, None, None)
 
 
 def _add_gradients(

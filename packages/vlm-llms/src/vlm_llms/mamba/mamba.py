@@ -161,9 +161,11 @@ class MambaLM(LanguageModel):
     ) -> tuple[Tensor, MambaState]:
         """x (B, T, M), padding in front only -> the last norm's output (B, T, M), and the state after it."""
         residual, out, states, buffers = x.float(), None, [], []
+        # a CUDA graph has memory of its own, and each copy is a launch
+        gather = not torch.is_grad_enabled() and not (x.is_cuda and torch.cuda.is_current_stream_capturing())
         for i, block in enumerate(self.backbone.layers):
             residual, out, layer_state = block(residual, out, boundaries, state[i] if state else None)
-            if not buffers and not torch.is_grad_enabled():
+            if not buffers and gather:
                 buffers = state_buffers(layer_state, len(self.backbone.layers))
             states.append(copied(layer_state, buffers[i]) if buffers else layer_state)
         _, hidden = add_rms_norm(residual, out, self.backbone.norm_f, EPS)

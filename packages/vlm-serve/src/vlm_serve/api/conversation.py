@@ -10,7 +10,7 @@ from vlm_serve.api.errors import refused
 from vlm_serve.api.guard.errors import RequestError
 from vlm_serve.api.guard.images import check_count, fetch_image, fetch_video
 from vlm_serve.api.guard.settings import ServerSettings
-from vlm_serve.engine.request import ChatMessage, ImageFile, ModelFacts, Part, VideoFile
+from vlm_serve.engine.request import ChatMessage, ImageFile, ModelFacts, VideoFile
 
 
 @dataclass(frozen=True)
@@ -48,8 +48,8 @@ async def read_conversation(
     files = {each.place: await _fetch(each, settings) for each in media}
 
     def message(turn: Turn) -> ChatMessage:
-        parts = [part if isinstance(part, str) else files[part.place] for part in turn.parts]
-        return ChatMessage(turn.role, tuple(_spaced(parts)))
+        parts = (part if isinstance(part, str) else files[part.place] for part in turn.parts)
+        return ChatMessage(turn.role, tuple(parts))
 
     return tuple(map(message, turns)), list(files)
 
@@ -80,21 +80,3 @@ async def _fetch(media: Media, settings: ServerSettings) -> ImageFile | VideoFil
     except RequestError as error:
         error.param = error.param or media.place
         raise
-
-
-def _spaced(parts: Sequence[Part]) -> list[Part]:
-    """The parts with a line feed between an image and what is beside it, as in the data that models learn from.
-
-    Empty texts are left out beside others.
-    """
-    spaced: list[Part] = []
-    for part in filter(None, parts) if len(parts) > 1 else parts:
-        before = spaced[-1] if spaced else None
-        if before is not None and not (isinstance(before, str) and isinstance(part, str)):
-            touching = (isinstance(before, str) and before.endswith("\n")) or (
-                isinstance(part, str) and part.startswith("\n")
-            )
-            if not touching:
-                spaced.append("\n")
-        spaced.append(part)
-    return spaced

@@ -20,4 +20,5 @@ def failure(failed: Failed, places: Iterable[str] = ()) -> RequestError:
     param = next((place for place in places if failed.message.startswith(place)), None)
     code = {"overloaded": "overloaded", "crashed": "server_error"}.get(failed.kind)
     headers = {"Retry-After": "1"} if failed.kind == "overloaded" else {}
-    return RequestError(_STATUS[failed.kind], failed.message, param=param, code=code, headers=headers)
+    message = failed.message if failed.message.endswith(".") else f"{failed.message}."
+    return RequestError(_STATUS[failed.kind], message, param=param, code=code, headers=headers)

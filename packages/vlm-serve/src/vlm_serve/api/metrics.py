@@ -61,10 +61,10 @@ class Metrics:
 
 
 class AnswerTimes:
-    """Measures one answer by its events; `close` counts one that was cancelled."""
+    """Measures one answer by its events, from the time when it is made."""
 
     def __init__(self, metrics: Metrics) -> None:
-        self._metrics, self._last, self._began = metrics, time.perf_counter(), False
+        self._metrics, self._last, self._began, self._ended = metrics, time.perf_counter(), False, False
 
     def observe(self, event: Event) -> None:
         metrics = self._metrics
@@ -78,6 +78,15 @@ class AnswerTimes:
             (metrics.between if self._began else metrics.first).observe(seconds)
             self._began = True
         elif isinstance(event, Finished):
-            metrics.answers.labels(event.reason).inc()
+            self._end(event.reason)
         elif isinstance(event, Failed):
-            metrics.answers.labels(event.kind).inc()
+            self._end(event.kind)
+
+    def close(self) -> None:
+        """Count an answer that has not ended by itself."""
+        if not self._ended:
+            self._end("cancelled")
+
+    def _end(self, reason: str) -> None:
+        self._ended = True
+        self._metrics.answers.labels(reason).inc()

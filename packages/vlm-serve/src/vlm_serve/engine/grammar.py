@@ -40,6 +40,7 @@ class GrammarState:
     def allowed(self) -> Tensor:
         """Which ids (V,) may follow; those that end the answer only where the grammar may end."""
         bits = torch.frombuffer(bytearray(self._matcher.compute_bitmask()), dtype=torch.uint8)
+        self._check()
         mask = (bits.unsqueeze(1) >> torch.arange(8, dtype=torch.uint8) & 1).flatten()[: self._vocabulary]
         allowed = mask.bool()
         allowed[self._control_ids] = False
@@ -48,8 +49,13 @@ class GrammarState:
 
     def add(self, token: int) -> None:
         """Go on by an id that was allowed."""
-        if not self._matcher.consume_token(token):
-            raise RuntimeError(f"the grammar does not allow token {token}: {self._matcher.get_error()}")
+        self._matcher.consume_token(token)
+        self._check()
+
+    def _check(self) -> None:
+        """Raise `UserError` if llguidance gave up: its limits of work ended."""
+        if self._matcher.is_error():
+            raise UserError(f"the JSON schema is too complex to follow: {_problem(self._matcher)}")
 
 
 class GrammarCompiler:
@@ -72,8 +78,7 @@ class GrammarCompiler:
             raise UserError(f"the JSON schema can't be compiled: {one_line(error)}") from None
         matcher = LLMatcher(self.backend, source, log_level=0)
         if matcher.is_error():
-            problem = re.sub(r"\s+", " ", matcher.get_error())[:300]
-            raise UserError(f"the JSON schema can't be compiled: {problem}")
+            raise UserError(f"the JSON schema can't be compiled: {_problem(matcher)}")
         return GrammarState(matcher, len(self.tokenizer), self._control_ids, ends)
 
     @property
@@ -92,3 +97,8 @@ class GrammarCompiler:
                 raise UserError(f"the model's tokenizer is not saved as {TOKENIZER}, which grammars need")
             definition = read_text(Path(folder) / TOKENIZER)
         return LLTokenizer(definition, n_vocab=len(self.tokenizer), eos_token=self.tokenizer.eos_id)
+
+
+def _problem(matcher: Any) -> str:
+    """llguidance's message in one line."""
+    return re.sub(r"\s+", " ", matcher.get_error())[:300]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
 from pathlib import Path
 from typing import Any
@@ -75,7 +75,7 @@ class LocalEngine:
         model, spec = load(folder, dtype=dtype, device=device, trust_remote_code=trust_remote_code)
         return cls(model, spec.template, settings, name=spec.name)
 
-    async def submit(self, request: GenerationRequest) -> AsyncIterator[Event]:
+    async def submit(self, request: GenerationRequest) -> AsyncGenerator[Event]:
         """As in `Engine`."""
         if self._closing:
             yield CLOSING

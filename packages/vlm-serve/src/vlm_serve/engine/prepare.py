@@ -1,4 +1,4 @@
-"""Requests to what the decode thread needs: rendered, tokenized, with decoded images. Nothing is computed by the model."""
+"""Makes of a request what the decode thread needs: tokens, decoded images, a sampler. The model computes nothing."""
 
 from __future__ import annotations
 

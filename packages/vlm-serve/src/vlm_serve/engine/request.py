@@ -160,7 +160,7 @@ class ModelFacts:
 
 
 class Engine(Protocol):
-    """Answers requests; used by one event loop. Implementations: `LocalEngine` (a thread of this process), `Workers`."""
+    """Answers requests; used by one event loop. `LocalEngine` is a thread of this process, `Workers` are processes."""
 
     def submit(self, request: GenerationRequest) -> AsyncIterator[Event]:
         """The events of an answer. Closing the iterator early cancels the request and frees its slot at once."""

@@ -58,6 +58,11 @@ class Answer:
     cached: int | None = None
 
     @property
+    def unread_keys(self) -> set[str]:
+        """Keys of the prefixes that are still to be read."""
+        return {history.key for history in self.prepared.plan.histories if history.positions > self.read}
+
+    @property
     def unread(self) -> int:
         return self.prepared.plan.positions - self.read
 
@@ -166,8 +171,9 @@ class Scheduler:
         if not self.reading:
             return False
         self._turn += 1
-        shortest = min(self.reading, key=lambda answer: answer.unread)
-        answer = shortest if self._turn % 2 else self.reading[0]
+        ready = [answer for answer in self.reading if not self._is_being_read(answer)]
+        shortest = min(ready, key=lambda answer: answer.unread)
+        answer = shortest if self._turn % 2 else ready[0]
         try:
             self._read(answer)
         except UserError as error:
@@ -178,6 +184,17 @@ class Scheduler:
             self._end_reading(answer)
             self._fail(answer, CRASHED)
         return True
+
+    def _is_being_read(self, answer: Answer) -> bool:
+        """Whether another request is reading what this one begins with, which is then in the cache."""
+        if self.reader.cache is None or answer.cached is not None:
+            return False
+        return any(
+            other.cached is not None
+            and other.prepared.owner == answer.prepared.owner
+            and other.unread_keys & answer.unread_keys
+            for other in self.reading
+        )
 
     def _read(self, answer: Answer) -> None:
         assert answer.steps is not None
@@ -256,6 +273,8 @@ class Scheduler:
                     choice = sampler.choose(known[i])
                 if self._take(answer, choice):
                     going_on.append(answer)
+            except UserError as error:
+                self._fail(answer, Failed("refused", str(error)))
             except Exception:
                 log.exception("request %s: choosing a token failed", answer.prepared.request.id)
                 self._fail(answer, CRASHED)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from contextlib import suppress
 
 from vlm_serve.engine.request import Event, Failed, Finished, GenerationRequest
@@ -29,7 +29,7 @@ class Ticket:
         with suppress(RuntimeError):  # the loop has ended
             self._loop.call_soon_threadsafe(self._events.put_nowait, event)
 
-    async def events(self) -> AsyncIterator[Event]:
+    async def events(self) -> AsyncGenerator[Event]:
         """All events; if the caller stops before the last one, the request is cancelled."""
         try:
             while True:

@@ -102,7 +102,7 @@ class _Worker:
 
     async def _answer(self, number: int, request: GenerationRequest) -> None:
         try:
-            async with aclosing(self.engine.submit(request)) as events:  # pyright: ignore[reportArgumentType]
+            async with aclosing(self.engine.submit(request)) as events:
                 async for event in events:
                     self._send("event", number, event)
         finally:

@@ -9,7 +9,7 @@ import multiprocessing
 import os
 import threading
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing, suppress
 from dataclasses import replace
 from functools import partial
@@ -176,7 +176,7 @@ class Workers:
             worker.close(0)
             worker.process.kill()
 
-    async def submit(self, request: GenerationRequest) -> AsyncIterator[Event]:
+    async def submit(self, request: GenerationRequest) -> AsyncGenerator[Event]:
         """As in `Engine`."""
         if self._closing:
             yield CLOSING
@@ -193,7 +193,7 @@ class Workers:
                 return
             ticket.on_cancel = partial(worker.cancel, number)
             worker.submit(number, ticket)
-            async with aclosing(ticket.events()) as events:  # pyright: ignore[reportArgumentType]
+            async with aclosing(ticket.events()) as events:
                 async for event in events:
                     yield event
         finally:
@@ -241,8 +241,9 @@ class Workers:
 
 def _tokenizer(plan: WorkerPlan) -> Tokenizer:
     """The folder's tokenizer; the worker verifies the folder. Raises `UserError` for one that is no model."""
+    from vlm_core.io.manifest import require_model_folder
     from vlm_core.model import PARTS
-    from vlm_core.model_folder.assemble import architecture, require_model_folder
+    from vlm_core.model_folder.assemble import architecture
     from vlm_core.model_folder.load import empty_model
     from vlm_core.spec.spec import load_folder_spec
 

@@ -69,7 +69,7 @@ def _layout(inputs: ConvInputs) -> ConvLayout:
 
 @lru_cache(PLANS)
 def _launch(which: str, given: ConvLayout, strip_: int, grad_x: Layout | None, apart: bool = False) -> Launch:
-    """`which`: forward or backward, whose gradient of x lies as `grad_x`, (K, N, T, E) if directions are `apart`."""
+    """`which`: forward, after, or backward, whose gradient of x lies as `grad_x`, (K, N, T, E) if they are `apart`."""
     (N, T, _, E), kind = given.x.shape, KINDS[given.x.dtype]
     run = kernel(
         "conv.cu",
@@ -79,14 +79,15 @@ def _launch(which: str, given: ConvLayout, strip_: int, grad_x: Layout | None, a
         TAPS=given.taps,
         CHANNELS=CHANNELS,
         STRIP=strip_,
-        AHEAD=AHEAD[which],
+        AHEAD=AHEAD.get(which, 1),
         BOUNDARIES=given.boundaries,
         ORDERED=given.ordered,
         STATE=given.state,
     )
     view = by_direction if apart else by_row
     integers = by_row("x", given.x) | view("grad_x", grad_x) | {"N": N, "T": T, "E": E, "sets": given.sets}
-    grid = (-(-E // (CHANNELS * THREADS)), -(-T // strip_), given.directions * N)
+    strips = 1 if which == "after" else -(-T // strip_)
+    grid = (-(-E // (CHANNELS * THREADS)), strips, given.directions * N)
     return run.prepare(grid, THREADS, 0, given.device, _TENSORS, **integers)
 
 
@@ -104,6 +105,15 @@ def _run(inputs: ConvInputs) -> Tensor:
     if y.numel():
         strip_ = strip("forward", K * N, T, E)
         _launch("forward", _layout(inputs), strip_, None)(*inputs, y, None, None, None, None)
+    return y
+
+
+def _after(inputs: ConvInputs) -> Tensor:
+    """As `torch.ops.after`, in one launch."""
+    inputs = _with_alignment(inputs)
+    y = inputs.x.new_empty(len(inputs.x), inputs.weight.shape[1] - 1, inputs.x.shape[3])
+    if y.numel():
+        _launch("after", _layout(inputs), 1, None)(*inputs, y, None, None, None, None)
     return y
 
 
@@ -136,7 +146,7 @@ def _backward(
     return grad_x, grad_weight, grad_bias, given
 
 
-KERNELS = ConvKernels(_run, _backward, rows)
+KERNELS = ConvKernels(_run, _backward, rows, _after)
 _conv = registered_conv("cuda", KERNELS)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from vlm_ssm.fused.inputs import (
+    Inner,
     Kept,
     MixerInputs,
     MixerOutputs,
@@ -27,6 +28,13 @@ def normed(inputs: MixerInputs) -> tuple[Tensor, Tensor, Tensor]:
     return y, summed, scale
 
 
+def _conv_state(inputs: MixerInputs, parts: Inner, xz: Tensor) -> Tensor:
+    """The convolution's state after the layer; without segments it is a copy, with them a dozen small operations."""
+    if inputs.boundaries is not None and parts.conv.after is not None:
+        return parts.conv.after(parts.conv_inputs)
+    return after(xz[..., : inputs.D.shape[0]], inputs.conv_state, inputs.boundaries, inputs.conv.shape[2] - 1)
+
+
 def forward(inputs: MixerInputs, train: bool) -> tuple[MixerOutputs, Kept]:
     """The layer; to `train` also what the backward needs."""
     with without_autocast(inputs.x):
@@ -34,8 +42,7 @@ def forward(inputs: MixerInputs, train: bool) -> tuple[MixerOutputs, Kept]:
         xz = linear(x, inputs.in_proj, inputs.in_bias, inputs.dtype)
         parts = inner(inputs, xz, train)
         y, last, acc, starts = parts.scan.forward(parts.scan_inputs, train)
-        taps = inputs.conv.shape[2]
-        conv_state = after(xz[..., : inputs.D.shape[0]], inputs.conv_state, inputs.boundaries, taps - 1)
+        conv_state = _conv_state(inputs, parts, xz)
         mixed = linear(y[:, :, 0], inputs.out_proj, inputs.out_bias, inputs.dtype)
     empty = last.new_empty
     keep = train and not computes_again(inputs.backend)

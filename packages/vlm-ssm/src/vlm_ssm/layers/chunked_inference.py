@@ -116,7 +116,8 @@ def mix_in_pieces(
     ssm: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """As `GatedSSM.mix` with the state (conv, ssm) -> y (B, T, M) and the two parts of the state after it."""
-    length, parameters = piece_length(x, mixer.d_inner), prepare(mixer.A_log, mixer.conv1d.weight)
+    length = piece_length(x, mixer.d_inner)
+    parameters = prepare(mixer.A_log, mixer.conv1d.weight, mixer.conv1d.bias)
     buffers, y = _buffers(mixer, x, length), with_huge_pages(x.new_empty(x.shape))
     for begin in range(0, x.shape[1], length):
         end = min(begin + length, x.shape[1])
@@ -129,7 +130,7 @@ def mix_in_pieces(
 
 def _piece(
     mixer: MambaParts,
-    parameters: tuple[Tensor, Tensor],
+    parameters: tuple[Tensor, Tensor, Tensor | None],
     buffers: _Buffers,
     x: Tensor,
     y: Tensor,
@@ -138,12 +139,12 @@ def _piece(
     ssm: Tensor | None,
 ) -> tuple[Tensor, Tensor]:
     """One piece x (B, T, M), written to y -> the state after it. `parameters` are those of `prepare`."""
-    (batch, length, _), (A, taps) = x.shape, parameters
+    (batch, length, _), (A, taps, conv_bias) = x.shape, parameters
     row_buffer, *inner = (t[: batch * length] for t in buffers)
     xz, u, low, dt, out = (t.unflatten(0, (batch, length)) for t in inner)
     _multiply(_as_rows(x, row_buffer), mixer.in_proj, xz)
     inputs, z = xz.unsqueeze(2).chunk(2, dim=-1)
-    _convolve(taps, mixer.conv1d.bias, inputs, conv, boundaries, u)
+    _convolve(taps, conv_bias, inputs, conv, boundaries, u)
     _multiply(u, mixer.x_proj, low)
     low_rank, B, C = low.unsqueeze(0).split([mixer.dt_rank, mixer.d_state, mixer.d_state], dim=-1)
     _multiply(low_rank[0], mixer.dt_proj, dt)
@@ -176,10 +177,10 @@ def _convolve(
     boundaries: SegmentBoundaries | None,
     out: Tensor,
 ) -> None:
-    """Convolution of x (B, T, 1, E) with taps (1, W, E), and SiLU, written to out (B, T, E)."""
+    """Convolution of x (B, T, 1, E) with taps (1, W, E) and bias (1, E), and SiLU, written to out (B, T, E)."""
     from vlm_ssm.numba import conv as kernels
 
-    inputs = ConvInputs(x, taps, None if bias is None else bias[None], state, *(boundaries or ()))
+    inputs = ConvInputs(x, taps, bias, state, *(boundaries or ()))
     kernels.run(kernels.KERNELS.ready(inputs), out[None])
 
 

@@ -22,12 +22,13 @@ class ConvKernels(NamedTuple):
 
     `forward(inputs)` -> y. `backward(grad, inputs)` -> the gradients of x, weight, bias and state (empty for an absent
     state). It takes `grad_x`, a tensor of any strides to write that of x to, if each row is read once. `rows` converts
-    x.
+    x. `after(inputs)` -> the state (B, W-1, E) after one direction's rows; None if the library has no kernel for it.
     """
 
     forward: Callable[[ConvInputs], Tensor]
     backward: Callable[..., tuple[Tensor, Tensor, Tensor, Tensor]]
     rows: Callable[[Tensor], Tensor] = native
+    after: Callable[[ConvInputs], Tensor] | None = None
 
     def ready(self, inputs: ConvInputs) -> ConvInputs:
         """Inputs in the dtypes and layouts that the kernels read."""

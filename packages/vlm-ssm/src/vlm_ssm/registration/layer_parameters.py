@@ -8,9 +8,13 @@ from torch import Tensor
 from vlm_ssm.registration.layouts import dense
 
 
-def prepare(A_log: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
-    """A_log (E, S) and the convolution's weight (E, 1, W) -> A = -exp(A_log) (1, E, S) and weight (1, W, E), fp32."""
-    return dense(-torch.exp(A_log.float())).unsqueeze(0), dense(weight.permute(1, 2, 0))
+def prepare(A_log: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
+    """A_log (E, S), and weight (E, 1, W) and bias (E) of the convolution, in the layouts that kernels read.
+
+    -> A = -exp(A_log) (1, E, S), weight (1, W, E), bias (1, E), in fp32.
+    """
+    A, by_tap = dense(-torch.exp(A_log.float())).unsqueeze(0), dense(weight.permute(1, 2, 0))
+    return A, by_tap, None if bias is None else dense(bias).unsqueeze(0)
 
 
 def gradients(grad_A: Tensor, A: Tensor, grad_by_tap: Tensor) -> tuple[Tensor, Tensor]:

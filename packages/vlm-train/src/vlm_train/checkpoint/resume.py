@@ -17,7 +17,7 @@ from vlm_train.checkpoint.run_inputs import Inputs, Source
 from vlm_train.config.train import TrainConfig
 
 MAY_CHANGE = re.compile(
-    r"name|train\.(output|num_workers|timeout|strategy|activation_checkpointing|checkpoint_every|keep_checkpoints"
+    r"name|train\.(output|num_workers|timeout|strategy|activation_checkpointing|cuda_graphs|checkpoint_every|keep_checkpoints"
     r"|on_bad_sample|bad_sample_budget|on_too_long|on_non_finite|non_finite_budget"
     r"|feature_cache\.(path|limit_gb)|stages\.\d+\.micro_batch_size"
     r"|(trackers|held_out_qa|validation|benchmarks)(\..*)?)"

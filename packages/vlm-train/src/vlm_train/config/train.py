@@ -56,6 +56,10 @@ class TrainConfig(StrictModel):
     activation_checkpointing: bool = Field(
         default=False, description="recompute the activations of each layer in the backward pass"
     )
+    cuda_graphs: bool = Field(
+        default=True,
+        description="on one GPU, repeat micro-batches of up to 8192 positions as CUDA graphs, padded to a few shapes",
+    )
     max_length: PositiveInt = Field(
         default=2048, le=2**20, description="tokens per sample, image tokens included"
     )

@@ -66,10 +66,10 @@ class DDPStrategy:
             return nullcontext()
         return weights_cast_once(self.accelerator.device)
 
-    def loss(self, module: nn.Module, batch: Batch) -> Tensor:
-        """The summed loss of one micro-batch."""
+    def loss(self, module: nn.Module, batch: Batch, counted: Tensor | None = None) -> Tensor:
+        """The summed loss of one micro-batch; `counted` as in `SummedLoss`."""
         with self.accelerator.autocast():
-            return module(batch)
+            return module(batch, counted)
 
     def backward(self, module: nn.Module, loss: Tensor) -> None:
         """Add the gradients of one micro-batch. One process has one GPU, so that a thread for each gains nothing."""

@@ -18,6 +18,7 @@ from vlm_train.engine import lora
 from vlm_train.engine import optimizer as optim
 from vlm_train.engine.activation_checkpointing import recomputing
 from vlm_train.engine.ema import Average
+from vlm_train.engine.micro_batch_graphs import MicroBatchGraphs, why_not
 from vlm_train.engine.train_step import Outcome
 from vlm_train.loss import SummedLoss
 
@@ -36,6 +37,7 @@ class StageState:
         optim.freeze(model, stage, self.adapters.values())
         self.groups = optim.parameter_groups(model, stage)
         self.average: Average | None = None
+        self.graphs: MicroBatchGraphs | None = None
         self._while_training = ExitStack()
 
     def load(self, saved: Saved) -> None:
@@ -53,10 +55,12 @@ class StageState:
         *,
         recompute: bool = False,
         encoded: bool = False,
+        graphs: bool = False,
     ) -> None:
         """Wrap the model for its strategy and make the optimizer, with the state of `saved` if given.
 
-        With `encoded`, batches bring image features instead of pixels.
+        With `encoded`, batches bring image features instead of pixels. With `graphs`, micro-batches become CUDA graphs
+        where they can.
         """
         if recompute:
             self._while_training.enter_context(recomputing(self.model))
@@ -70,6 +74,8 @@ class StageState:
         self.optimizer = optim.optimizer(self.groups, self.stage.optimizer)
         if self.stage.ema:
             self.average = Average(optim.trained(self.model, self.stage), self.stage.ema.decay)
+        if graphs and not why_not(strategy, self.module):
+            self.graphs = MicroBatchGraphs(strategy, self.module)
         if saved:
             strategy.load_optimizer(self.model, self.optimizer, saved.optimizer)
             if self.average:
@@ -78,6 +84,7 @@ class StageState:
     def close(self) -> None:
         """Undo what `start` changed in the model's layers."""
         self._while_training.close()
+        self.graphs = None
 
     @contextmanager
     def check_lora_gradients(self) -> Iterator[None]:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from vlm_core.text.batch import Batch
 from vlm_train.distributed.base import DDPStrategy
+from vlm_train.engine.micro_batch_graphs import MicroBatchGraphs
 from vlm_train.engine.norm_statistics import NormStatistics
 
 
@@ -41,10 +42,12 @@ def take_step(
     batches: Sequence[Batch],
     clip: float,
     targets: int,
+    graphs: MicroBatchGraphs | None = None,
 ) -> Outcome:
     """Backward through every micro-batch, clip, and step, if loss and gradient are finite on every process.
 
-    `targets` is their number in the batches of all processes (`step_control.exchange`). A step without any target
+    `targets` is their number in the batches of all processes (`step_control.exchange`). `graphs`: those of the stage,
+    if its micro-batches may be CUDA graphs. A step without any target
     changes nothing; its loss is 0.
     """
     if targets == 0:
@@ -52,7 +55,11 @@ def take_step(
     accelerator = strategy.accelerator
     device = accelerator.device
     statistics = NormStatistics(loss_module)
-    summed = _backward(strategy, loss_module, [batch.to(device) for batch in batches], targets)
+    batches = [batch.to(device) for batch in batches]
+    if graphs is not None and graphs.takes(batches):
+        summed = graphs.backward(batches, targets)
+    else:
+        summed = _backward(strategy, loss_module, batches, targets)
     norm = strategy.clip(optimizer, clip).to(device)
     loss, norm = _exchange(strategy, summed, norm)
     outcome = Outcome(loss / targets, norm, targets, changed=math.isfinite(loss) and math.isfinite(norm))

@@ -137,7 +137,9 @@ class StageTrainer:
             log_on_main(self.accelerator, f"stage {self.stage.name}: {WHOLE_LOGITS}")
         self.batches.precompute_features(first)
         recompute, encoded = self.train.activation_checkpointing, bool(self.batches.data.features)
-        self.stage_state.start(self.strategy, self.saved, recompute=recompute, encoded=encoded)
+        self.stage_state.start(
+            self.strategy, self.saved, recompute=recompute, encoded=encoded, graphs=self.train.cuda_graphs
+        )
         if self.stage.micro_batch_size == "auto":
             assert self._auto_size
             self.batches.micro_batch_size = self._auto_size(
@@ -161,10 +163,10 @@ class StageTrainer:
         share = lr_schedule.share(self.stage, position.step, self.steps)
         lr_schedule.set_rates(optimizer, share)
         tokens = sum(batch.input_ids.numel() for batch in batches)
-        step = partial(
-            take_step, self.strategy, module, optimizer, batches, self.stage.max_grad_norm, control.targets
-        )
-        outcome = monitors.meter.count_flops(step, tokens)
+        clip, graphs = self.stage.max_grad_norm, self.stage_state.graphs
+        step = partial(take_step, self.strategy, module, optimizer, batches, clip, control.targets, graphs)
+        positions = graphs.positions(batches) if graphs else tokens
+        outcome = monitors.meter.count_flops(step, positions)
         self.stage_state.after_step(outcome)
         position = self._after(position, tokens, too_long, outcome)
         metrics = monitors.meter.after_step(self.stage.batch_size // self.accelerator.num_processes, tokens)

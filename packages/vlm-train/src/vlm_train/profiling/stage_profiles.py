@@ -79,7 +79,7 @@ class _Profiler:
         self.state = StageState(self.model, self.stage, stage_seed(train.seed, number))
         if self.bf16:
             cast_frozen_to_bf16(self.model, frozen_parts(train, number))
-        self.state.start(self.strategy, recompute=train.activation_checkpointing)
+        self.state.start(self.strategy, recompute=train.activation_checkpointing, graphs=train.cuda_graphs)
         lr_schedule.set_rates(self.state.optimizer, 1.0)
 
     def profile(self, options: MeasureOptions, before: int) -> StepCosts:
@@ -143,7 +143,8 @@ class _Profiler:
     def _step(self, batches: list[Any]) -> Any:
         targets = sum(target_count(batch) for batch in batches)
         module, optimizer = self.state.module, self.state.optimizer
-        return take_step(self.strategy, module, optimizer, batches, self.stage.max_grad_norm, targets)
+        clip, graphs = self.stage.max_grad_norm, self.state.graphs
+        return take_step(self.strategy, module, optimizer, batches, clip, targets, graphs)
 
     def _total_steps(self, steps: SampleSteps, gpus: int) -> int | None:
         """Optimizer steps of the stage; None if its data are not here."""

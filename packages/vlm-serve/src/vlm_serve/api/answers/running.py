@@ -57,6 +57,8 @@ class RunningAnswers:
     async def close(self) -> None:
         """Cancel what is not finished."""
         await self._events.aclose()
+        for times in self._times:
+            times.close()
 
     @property
     def usage(self) -> Usage:

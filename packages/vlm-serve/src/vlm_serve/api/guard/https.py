@@ -141,14 +141,12 @@ def _ssl_context() -> ssl.SSLContext:
 def _checked(url: str, name: str, settings: ServerSettings) -> _Target:
     try:
         parts = urlsplit(url)
+        if parts.scheme != "https":
+            text = f"{name}: only https addresses are fetched, not {printable(parts.scheme, 20) or 'relative ones'}."
+            raise RequestError(400, text, code="image_not_allowed")
         host, port = _host(parts), parts.port or 443
     except ValueError:
         raise RequestError(400, f"{name}: not a URL that can be read.", code="invalid_image_url") from None
-    if parts.scheme != "https":
-        text = (
-            f"{name}: only https addresses are fetched, not {printable(parts.scheme, 20) or 'relative ones'}."
-        )
-        raise RequestError(400, text, code="image_not_allowed")
     if "@" in parts.netloc:
         text = f"{name}: a URL with a user name or a password is not fetched."
         raise RequestError(400, text, code="image_not_allowed")

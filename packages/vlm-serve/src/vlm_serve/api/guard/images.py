@@ -111,7 +111,7 @@ def _check_pixels(data: bytes, name: str, limit: int) -> None:
     try:
         width, height = size_of(data, name)
     except BadSample as error:
-        raise RequestError(400, f"{printable(error, 300)}.", code="invalid_image") from None
+        raise RequestError(400, f"{printable(error, 300).rstrip('.')}.", code="invalid_image") from None
     if width * height > limit:
         text = f"{name}: {width}×{height} pixels; at most {limit} are allowed."
         raise RequestError(400, text, code="image_too_large")

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 from collections.abc import Callable
 
 import h11
+import uvicorn
+from starlette.types import ASGIApp
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from vlm_serve.api.guard.errors import RequestError
@@ -18,10 +21,26 @@ _LINGER_SECONDS = 5.0
 
 def limited_protocol(settings: ServerSettings) -> type[H11Protocol]:
     """The class of a server's connections, for `uvicorn.Config(http=…)`."""
-    return type(
-        "LimitedProtocol",
-        (_LimitedProtocol,),
-        {"header_timeout": settings.header_timeout, "send_timeout": settings.send_timeout},
+    times = {"header_timeout": settings.header_timeout, "send_timeout": settings.send_timeout}
+    return type("LimitedProtocol", (_LimitedProtocol,), times)
+
+
+def server_config(app: ASGIApp, settings: ServerSettings) -> uvicorn.Config:
+    """uvicorn's settings, with connections that have the limits of `settings`; it changes no logger."""
+    return uvicorn.Config(
+        app,
+        http=limited_protocol(settings),
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=bool(settings.trusted_proxies),
+        forwarded_allow_ips=list(settings.trusted_proxies),
+        h11_max_incomplete_event_size=settings.max_header_bytes,
+        limit_concurrency=settings.max_connections,
+        timeout_keep_alive=math.ceil(settings.keep_alive_timeout),
+        timeout_graceful_shutdown=math.ceil(settings.grace),
     )
 
 

@@ -96,10 +96,13 @@ class ServerSettings(BaseModel):
     """Budget of slots' states on each device; None: the engine's choice."""
     max_slots: Count | None = None
     """Answers computed at once on each device; None: as many as the budget allows."""
-    cache_bytes: int = Field(default=1024 * MIB, ge=0, le=2**44)
+    prefill_chunk: Count = 512
+    """Positions of a prompt that are read between two steps of decoding."""
+    cache_bytes: int = Field(default=512 * MIB, ge=0, le=2**44)
     """Budget of cached states in memory; 0: no cache."""
     cache_folder: Path | None = None
     """Folder that keeps cached states across restarts; None: memory alone."""
+    cache_folder_bytes: int = Field(default=8192 * MIB, ge=0, le=2**50)
     shared_cache: bool = False
     """Whether one key's cached states may speed up another's requests."""
 

@@ -47,8 +47,6 @@ def turn_of(message: ChatItem, place: str) -> Turn:
     else:
         parts = tuple(_part(part, f"{place}.content[{i}]") for i, part in enumerate(content))
     role = "system" if message.role == "developer" else message.role
-    if all(isinstance(part, str) for part in parts):
-        parts = ("".join(map(str, parts)),)
     return Turn(role, parts, place)
 
 

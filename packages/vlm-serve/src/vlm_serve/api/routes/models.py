@@ -28,7 +28,14 @@ async def retrieve_model(request: Request) -> Response:
 
 
 async def health(request: Request) -> Response:
-    return JSONResponse({"status": "ok"})
+    """200 if requests can be answered, 503 while no worker is ready; neither waits for the engine."""
+    engine = server_of(request).engine
+    stats = engine.stats()
+    ready = stats.get("workers_ready", 1) > 0
+    body = {"status": "ok" if ready else "unavailable", "model": engine.facts().name}
+    if "model_folder_changed" in stats:
+        body["model_folder_changed"] = bool(stats["model_folder_changed"])
+    return JSONResponse(body, 200 if ready else 503)
 
 
 async def metrics(request: Request) -> Response:

@@ -74,8 +74,8 @@ def _text(kind: str, context: Mapping[str, Any], value: Any, message: str) -> st
     if kind in ("too_short", "too_long", "string_too_short", "string_too_long"):
         bound = "at least" if kind.endswith("short") else "at most"
         count = context.get("min_length", context.get("max_length"))
-        unit = "characters" if kind.startswith("string") else "entries"
-        return f"expected {bound} {count} {unit}"
+        one, more = ("character", "characters") if kind.startswith("string") else ("entry", "entries")
+        return f"expected {bound} {count} {one if count == 1 else more}"
     return message
 
 

@@ -112,6 +112,22 @@ extern "C" __global__ void __launch_bounds__(THREADS) conv_forward(const __grid_
   }
 }
 
+// The convolution's state after the sequence, to y (N, PAST, E): its last PAST inputs, 0 outside the last segment.
+extern "C" __global__ void __launch_bounds__(THREADS) conv_after(const __grid_constant__ Arguments a) {
+  const Place at(a);
+  if (at.e >= a.E) return;
+  const int last = (int)a.T - 1;
+  const Reach reach(a, at, last);
+  const int known = BOUNDARIES ? reach.history + reach.live : PAST;  // inputs of the last segment, at least
+  UNROLL for (int i = 0; i < PAST; ++i) {
+    Words<Row, CHANNELS> row = {};
+    if (known >= PAST - i) row = input(a, at, last - PAST + 1 + i);
+    Vector v;
+    row.open(v);
+    store<Row, CHANNELS>(a.y + ((i64)at.n * PAST + i) * a.E + at.e, v);
+  }
+}
+
 // The gradient of x at position t, complete once the window has left it; that of positions before the first live
 // one is the state's.
 DEVICE void write_gradient(const Arguments& a, const Place& at, int t, const Vector& v) {

@@ -46,13 +46,19 @@ export class Chat extends EventTarget {
 
   stop(conversation) {
     this.#running.get(conversation.id)?.abort();
-    this.#running.delete(conversation.id);
+    this.#setRunning(conversation, null);
+  }
+
+  #setRunning({ id }, controller) {
+    if (controller) this.#running.set(id, controller);
+    else this.#running.delete(id);
+    this.#library.answering = new Set(this.#running.keys());
   }
 
   async #answer(conversation, messages) {
     const answer = { role: "assistant", text: "", state: "streaming", model: this.#session.model.name };
     const controller = new AbortController();
-    this.#running.set(conversation.id, controller);
+    this.#setRunning(conversation, controller);
     this.#library.setMessages(conversation, [...messages, answer]);
     this.#emit("state", conversation, answer);
     const timer = setInterval(() => this.#library.save(conversation), SAVE_INTERVAL);
@@ -64,7 +70,7 @@ export class Chat extends EventTarget {
       if (answer.state === "failed") this.#fail(conversation, answer, error);
     } finally {
       clearInterval(timer);
-      if (this.#running.get(conversation.id) === controller) this.#running.delete(conversation.id);
+      if (this.#running.get(conversation.id) === controller) this.#setRunning(conversation, null);
     }
     this.#emit("state", conversation, answer);
     await this.#library.save(conversation);

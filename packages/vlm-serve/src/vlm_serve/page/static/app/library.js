@@ -5,6 +5,7 @@
 // streaming, complete, stopped or failed.
 
 import { newId } from "../media/files.js";
+import { openDatabase } from "../storage/database.js";
 import { shortText } from "../view/dom.js";
 
 const TITLE_LENGTH = 60;
@@ -13,27 +14,26 @@ const TITLE_LENGTH = 60;
 export class Library extends EventTarget {
   conversations = [];
   current = null;
-  #database;
+  /** Ids of the conversations that this tab is answering. */
+  answering = new Set();
+  #database = null;
   #blobs = new Map();
   #urls = new Map();
   #tabs = "BroadcastChannel" in window ? new BroadcastChannel("vlm-serve") : null;
 
-  constructor(database) {
+  constructor() {
     super();
-    this.#database = database;
     if (this.#tabs) this.#tabs.onmessage = ({ data }) => this.#reload(data);
   }
 
-  get isKept() {
-    return this.#database.kept;
-  }
-
-  /** Read what is stored and open an empty conversation. */
+  /** Read what is stored and open an empty conversation; false if this browser stores nothing. */
   async load() {
+    this.#database = await openDatabase();
     this.conversations = await this.#database.all();
     for (const conversation of this.conversations) markInterrupted(conversation);
     this.#sort();
     this.startNew();
+    return this.#database.kept;
   }
 
   /** An empty conversation is listed and stored with its first question. */
@@ -122,9 +122,9 @@ export class Library extends EventTarget {
 
   /** Another tab has changed or deleted a conversation; one that is being answered here stays as it is. */
   async #reload(id) {
+    if (this.answering.has(id) || !this.#database) return;
     const stored = await this.#database.get(id);
     const known = this.conversations.find((conversation) => conversation.id === id);
-    if (known?.messages.at(-1)?.state === "streaming") return;
     if (!stored) {
       this.conversations = this.conversations.filter((conversation) => conversation !== known);
       if (known && this.current === known) this.startNew();

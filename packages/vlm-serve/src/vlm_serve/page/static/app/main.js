@@ -1,6 +1,5 @@
 // Starts the page and connects its parts.
 
-import { openDatabase } from "../storage/database.js";
 import { openCode } from "../dialogs/code.js";
 import { Composer } from "../view/composer.js";
 import { byId, element } from "../view/dom.js";
@@ -17,7 +16,7 @@ import { Session } from "./session.js";
 
 const SPOKEN_CHARACTERS = 1000;
 
-const library = new Library(await openDatabase());
+const library = new Library();
 const session = new Session(askForKey);
 const chat = new Chat(library, session);
 const composer = new Composer();
@@ -68,12 +67,13 @@ document.addEventListener("keydown", (event) => {
   else if (chat.isRunning(library.current)) stop();
   else if (composer.isEditing) composer.cancelEdit();
 });
-listenForFiles((files) => composer.attach(files));
 startThemeButton();
-await library.load();
-if (!library.isKept) notify("This browser keeps no conversations: they are lost when the page is closed.");
-session.connect();
+const isKept = library.load();
+// listeners are there before the first wait: what is dropped early waits, too
+listenForFiles((files) => isKept.then(() => composer.attach(files)));
+if (!(await isKept)) notify("This browser keeps no conversations: they are lost when the page is closed.");
 composer.focus();
+session.connect();
 
 function ask({ text, files, replaces }) {
   const conversation = library.current;

@@ -9,7 +9,7 @@ const PUNCTUATION = /[!-/:-@[-`{-~]/;
 const MARKS = { "**": "strong", "__": "strong", "*": "em", "_": "em", "~~": "del" };
 
 /** The address as it will be opened, or null unless it is absolute and of a safe protocol. */
-export function safeUrl(address) {
+function safeUrl(address) {
   let url;
   try {
     url = new URL(address);

@@ -16,6 +16,7 @@ export class Composer extends EventTarget {
   #isRunning = false;
   #drafts = new WeakMap();
   #conversation = null;
+  #knowsModel = Promise.withResolvers();
 
   constructor() {
     super();
@@ -44,6 +45,7 @@ export class Composer extends EventTarget {
   /** Offer what the model reads. */
   setModel(model) {
     this.#model = model;
+    this.#knowsModel.resolve();
     const types = acceptedTypes(model);
     byId("file-input").accept = types;
     byId("choose").hidden = !types;
@@ -91,14 +93,15 @@ export class Composer extends EventTarget {
 
   /** Add files that were chosen, dropped, pasted or taken. */
   attach(files) {
-    if (!this.#model) return;
     const conversation = this.#conversation;
     this.#preparing = this.#preparing.then(async () => {
+      await this.#knowsModel.promise;
       for (const file of files) {
         try {
           const prepared = await prepareFile(file, this.#model);
-          if (this.#conversation !== conversation) return;
-          this.#attachments.push({ file: prepared, url: URL.createObjectURL(prepared.blob) });
+          const isOpen = this.#conversation === conversation;
+          const attachments = isOpen ? this.#attachments : this.#drafts.get(conversation).attachments;
+          attachments.push({ file: prepared, url: URL.createObjectURL(prepared.blob) });
           this.#show();
         } catch (error) {
           if (!(error instanceof FileError)) throw error;
@@ -109,9 +112,10 @@ export class Composer extends EventTarget {
   }
 
   async #submit() {
+    if (!this.#model) return;
     await this.#preparing;
     const text = this.#text.value.trim();
-    if (this.#isRunning || !this.#model || (!text && !this.#attachments.length)) return;
+    if (this.#isRunning || (!text && !this.#attachments.length)) return;
     const detail = { text, files: this.#attachments.map(({ file }) => file), replaces: this.#replaces };
     for (const { url } of this.#attachments) URL.revokeObjectURL(url);
     this.#set("", [], null);

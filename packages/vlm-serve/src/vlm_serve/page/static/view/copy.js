@@ -1,9 +1,10 @@
 // Copying to the clipboard, also on pages without HTTPS, where browsers hide the clipboard's API.
 
 import { element, icon } from "./dom.js";
+import { speak } from "./notices.js";
 
 /** Copy `text`; false if the browser refuses. */
-export async function copyText(text) {
+async function copyText(text) {
   try {
     await navigator.clipboard.writeText(text);
     return true;
@@ -35,6 +36,7 @@ export function copyButton(label, textOf, shownLabel = "") {
     button.classList.toggle("copied", copied);
     text.textContent = copied ? "Copied" : "Not copied";
     button.setAttribute("aria-label", text.textContent);
+    speak(text.textContent);
     clearTimeout(timer);
     timer = setTimeout(() => {
       text.textContent = shownLabel;

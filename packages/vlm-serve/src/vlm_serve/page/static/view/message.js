@@ -41,7 +41,7 @@ export class AnswerView {
   #markdown;
   #name = element("h2", { class: "hidden" });
   #body = element("div", { class: "markdown" });
-  #foot = element("div", { class: "foot" });
+  #foot = element("div");
   #isLast = false;
 
   constructor(message, handlers) {

@@ -34,8 +34,12 @@ export class Sidebar {
   show() {
     if (this.#renamed) return; // the field that is being typed into stays
     const { conversations } = this.#library;
+    const focused = document.activeElement.closest("#conversations button");
+    const id = focused?.parentElement.dataset.id;
+    const place = focused ? [...focused.parentElement.children].indexOf(focused) : 0;
     byId("conversations").replaceChildren(...conversations.map((conversation) => this.#item(conversation)));
     byId("no-conversations").hidden = conversations.length > 0;
+    if (focused) this.#focus(id, place);
   }
 
   #setOpen(isOpen) {
@@ -44,6 +48,12 @@ export class Sidebar {
     byId("content").inert = isOpen;
     byId("backdrop").hidden = !isOpen;
     if (isOpen) byId("close-sidebar").focus();
+  }
+
+  /** Focus a button of a conversation by its place in the row. */
+  #focus(id, place) {
+    const item = [...byId("conversations").children].find((other) => other.dataset.id === id);
+    item?.children[place]?.focus();
   }
 
   #item(conversation) {
@@ -56,7 +66,7 @@ export class Sidebar {
     const attributes = { type: "button", class: "title", title: conversation.title, dir: "auto", "aria-current": isCurrent ? "true" : null };
     const item = element(
       "li",
-      { class: isCurrent ? "current" : null },
+      { class: isCurrent ? "current" : null, "data-id": conversation.id },
       element("button", { ...attributes, on: { click: open } }, element("span", {}, conversation.title), running),
       iconButton("edit", `Rename ${conversation.title}`, () => this.#rename(conversation, item)),
       iconButton("trash", `Delete ${conversation.title}`, () => this.#handlers.remove(conversation)),
@@ -71,14 +81,13 @@ export class Sidebar {
       this.#renamed = null;
       if (isKept) this.#library.rename(conversation, field.value);
       this.show();
-      const index = this.#library.conversations.indexOf(conversation);
-      byId("conversations").children[index]?.querySelector(".title").focus();
+      this.#focus(conversation.id, 0);
     };
     field.addEventListener("keydown", (event) => {
-      if (event.key === "Enter" && !event.isComposing) finish(true);
-      if (event.key !== "Escape") return;
+      if (event.isComposing || (event.key !== "Enter" && event.key !== "Escape")) return;
+      event.preventDefault(); // the title gets the focus, and must not be pressed by the same key
       event.stopPropagation();
-      finish(false);
+      finish(event.key === "Enter");
     });
     field.addEventListener("blur", () => finish(true));
     this.#renamed = field;
