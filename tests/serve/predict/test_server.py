@@ -315,9 +315,21 @@ def test_wrong_options(command, url, folder, options, message):
     assert not (folder / "answers.jsonl.part").exists() or not (folder / "answers.jsonl.part").read_text()
 
 
+def test_missing_folders_are_made_and_targets_checked_first(command, url, stub, echo, folder):
+    assert command("--url", url, out="new/one/answers.jsonl")[0] == 0
+    assert len(answers(folder / "new/one/answers.jsonl")) == 9
+    assert "no regular file; name another --out" in command("--url", url, out="new")[2]
+    assert "not a folder" in command("--url", url, out="red.png/answers.jsonl")[2]
+    assert len(stub.requests) == 9
+
+
 def test_rows_that_cannot_be_read(command, url, folder):
     (folder / "rows.jsonl").write_text("\n\n")
-    assert "no rows; expected a JSON object a line" in command("--url", url)[2]
+    assert "no row that can be asked; expected a JSON object a line" in command("--url", url)[2]
+    (folder / "rows.jsonl").write_bytes((folder / "red.png").read_bytes())
+    code, _, err = command("--url", url)
+    assert code == 2
+    assert "rows.jsonl:1: not UTF-8 text" in err
     (folder / "rows.jsonl").unlink()
     assert "cannot read this file: " in command("--url", url)[2]
     assert "name a model folder, or a server with --url" in command()[2]

@@ -24,8 +24,8 @@ MAX_BYTES = 32 * 2**20
 _MESSAGE_BYTES, _MESSAGE = 65536, 400
 """Most bytes that are read of an error, and most characters of it in a message."""
 _JSON, EVENTS = "application/json", "text/event-stream"
-_RETRIED = (408, 429, 500, 502, 503, 504)
-"""States of a server, not faults of a request."""
+_RETRIED = (408, 429, 500, 502, 503)
+"""States of a server, not faults of a request. An answer that takes too long (504) would do so again."""
 _REDIRECTS = (301, 302, 303, 307, 308)
 
 

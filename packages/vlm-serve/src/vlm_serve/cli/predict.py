@@ -15,7 +15,6 @@ from vlm_core.cli.output import say
 from vlm_core.cli.remote import add_server, check_server, client_of
 from vlm_core.cli.sampling import add_sampling, check_sampling
 from vlm_core.errors import UserError
-from vlm_core.io.atomic import require_writable_folder
 from vlm_core.io.manifest import require_model_folder
 
 if TYPE_CHECKING:
@@ -66,10 +65,11 @@ def predict(args: argparse.Namespace) -> int:
     from vlm_serve.predict.rows import read_rows
 
     _check(args)
+    file = AnswerFile(args.out)
+    file.check_target()
     rows, faults = read_rows(args.rows, args.images)
     decoding = Decoding(args.max_new_tokens, args.temperature, args.top_p, args.seed)
     with _model(args) as model:
-        file = AnswerFile(args.out, {**model.facts, "decoding": decoding.fields()})
         err = partial(say, file=sys.stderr)
         done = answer_rows(rows, faults, model, file, decoding, args.concurrency, err)
     say(f"{args.out}: {done.answered} rows answered, {done.earlier} earlier, {done.failed} failed")
@@ -83,7 +83,6 @@ def _check(args: argparse.Namespace) -> None:
         raise UserError(f"--images {args.images}: no such folder")
     if args.url is None:
         require_model_folder(args.model)
-    require_writable_folder(args.out.parent)
 
 
 @contextmanager

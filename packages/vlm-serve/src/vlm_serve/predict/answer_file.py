@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from vlm_core.errors import UserError, shown
-from vlm_core.io.atomic import append_lines, drop_lines, write_errors, write_file
+from vlm_core.io.atomic import append_lines, drop_lines, require_writable_folder, write_errors, write_file
 from vlm_core.io.files import json_object, read_bytes, read_json
 from vlm_serve.predict.models import RowAnswer
 from vlm_serve.predict.rows import RowId
@@ -26,33 +26,33 @@ Line = dict[str, Any]
 
 
 class AnswerFile:
-    """The answers at `path`; `run` has what all of them have in common."""
+    """The answers at `path`."""
 
-    def __init__(self, path: Path, run: Mapping[str, Any]) -> None:
-        self.path, self.run = path, dict(run)
+    def __init__(self, path: Path) -> None:
+        self.path = path
         self.part = path.with_name(f"{path.name}.part")
         self.run_path = path.with_name(f"{path.name}.run.json")
 
-    def check(self) -> None:
-        """Raise `UserError` for answers of another model or other settings, or of another program."""
+    def check_target(self) -> None:
+        """Raise `UserError` if the file can't be written, or is that of another program."""
         for path in (self.path, self.part, self.run_path):
             if path.exists() and not path.is_file():
                 raise UserError(f"{path}: no regular file; name another --out")
-        if not self.run_path.exists():
-            if existing := [path for path in (self.path, self.part) if path.exists()]:
-                raise UserError(
-                    f"{existing[0]}: exists already, and not as answers of vlm-predict: there is no "
-                    f"{self.run_path.name}; name another --out"
-                )
-            return
-        earlier = read_json(self.run_path)
-        if other := [key for key in {**self.run, **earlier} if earlier.get(key) != self.run.get(key)]:
+        existing = [path for path in (self.path, self.part) if path.exists()]
+        if existing and not self.run_path.exists():
+            raise UserError(
+                f"{existing[0]}: exists already, and not as answers of vlm-predict: there is no {self.run_path.name}; "
+                "name another --out"
+            )
+        require_writable_folder(self.path.parent)
+
+    def check(self, run: Mapping[str, Any]) -> None:
+        """Raise `UserError` for answers of another model or other settings; `run` is what all have in common."""
+        earlier = read_json(self.run_path) if self.run_path.exists() else run
+        if other := [key for key in {**run, **earlier} if earlier.get(key) != run.get(key)]:
             raise UserError(
                 f"{self.path}: holds answers of another model, or with other settings:",
-                *(
-                    f"  {key}: {shown(earlier.get(key))} before, {shown(self.run.get(key))} now"
-                    for key in other
-                ),
+                *(f"  {key}: {shown(earlier.get(key))} before, {shown(run.get(key))} now" for key in other),
                 f"name another --out, or remove it and {self.run_path.name}",
             )
 
@@ -60,9 +60,9 @@ class AnswerFile:
         """Drop half-written and damaged lines; returns their number. Not inside `appending`."""
         return sum(drop_lines(path, partial(_lines, path), _is_whole) for path in (self.path, self.part))
 
-    def write_run(self) -> None:
+    def write_run(self, run: Mapping[str, Any]) -> None:
         """Write what all answers have in common."""
-        write_file(self.run_path, json.dumps(self.run, indent=1, ensure_ascii=False) + "\n")
+        write_file(self.run_path, json.dumps(run, indent=1, ensure_ascii=False) + "\n")
 
     def earlier(self) -> dict[RowId, list[Line]]:
         """The lines of each row, those written last at the end."""
@@ -75,6 +75,8 @@ class AnswerFile:
 
     def appending(self) -> AbstractContextManager[Callable[[str], None]]:
         """A function that appends a line; raises `UserError` if another process writes these answers."""
+        with write_errors(self.path.parent):
+            self.path.parent.mkdir(parents=True, exist_ok=True)
         return append_lines(self.part)
 
     def finish(self, order: Sequence[RowId], lines: Mapping[RowId, Line]) -> None:

@@ -111,6 +111,7 @@ class LocalRows:
     async def _ask(self, messages: Sequence[Message], decoding: Decoding) -> RowAnswer:
         """As the server would answer: the same rules for messages and images, and the same engine."""
         from vlm_serve.api.answers.answer import Answer
+        from vlm_serve.api.errors import failure
         from vlm_serve.engine.request import Failed
 
         answer = Answer()

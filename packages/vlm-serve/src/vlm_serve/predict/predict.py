@@ -60,14 +60,15 @@ def predict(
 
     Raises `UserError` for answers in the file that belong to no row, and if the model can't be asked any more.
     """
-    file.check()
+    run = {**model.facts, "decoding": decoding.fields()}
+    file.check(run)
     faults = _Faults(say)
     for fault in faulty:
         faults.add(fault.text)
     if dropped := file.drop_partial_lines():
         say(f"{file.path}: dropped {dropped} half-written or damaged lines; their rows are asked again")
     with file.appending() as append:
-        file.write_run()
+        file.write_run(run)
         waiting, lines = _sort(rows, faulty, file, faults, say)
         earlier, asked = len(rows) - len(waiting), 0
         work = partial(_ask, model=model, decoding=decoding)

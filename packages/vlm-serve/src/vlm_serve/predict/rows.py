@@ -19,6 +19,8 @@ Message = dict[str, Any]
 RowId = str | int
 _KEYS = ("id", "image", "images", "question", "messages")
 _SLOT = {"type": "image"}
+_NAMED = 5
+"""Faults that a message names."""
 _LINKS = "--images, naming the folder that it leads to"
 
 
@@ -56,7 +58,7 @@ class Row:
 def read_rows(path: Path, folder: Path | None = None) -> tuple[list[Row], list[Fault]]:
     """The rows of a file, and the faults of those that can't be asked; images are inside `folder`, or the file's own.
 
-    Raises `UserError` for a file that can't be read, or has no rows.
+    Raises `UserError` for a file that can't be read, or has no row that can be asked.
     """
     images = ImageFolder(str(folder or path.parent), option=_LINKS)
     rows: dict[RowId, Row] = {}
@@ -74,8 +76,12 @@ def read_rows(path: Path, folder: Path | None = None) -> tuple[list[Row], list[F
             rows[row.id] = row
         except UserError as error:
             faults.append(Fault(_id(data), str(error)))
-    if not rows and not faults:
-        raise UserError(f"{path}: no rows; expected a JSON object a line, with id and question or messages")
+    if not rows:
+        raise UserError(
+            f"{path}: no row that can be asked; expected a JSON object a line, with id and question or messages",
+            *(fault.text for fault in faults[:_NAMED]),
+            *([f"and {len(faults) - _NAMED} more"] if len(faults) > _NAMED else []),
+        )
     return list(rows.values()), faults
 
 
