@@ -117,11 +117,8 @@ class LocalRows:
         answer = Answer()
         async for event in self._engine.submit(await self._request(messages, decoding)):
             if isinstance(event, Failed):  # always the last event
-                raise (
-                    BadSample("refused", event.message)
-                    if event.kind == "refused"
-                    else UserError(event.message)
-                )
+                text = failure(event).message
+                raise BadSample("refused", text) if event.kind == "refused" else UserError(text)
             answer.add(event)
         return RowAnswer(
             answer.text.strip(), str(answer.finish_reason), answer.prompt_tokens, answer.completion_tokens
