@@ -33,6 +33,7 @@ COMMANDS = [
     ("vlm-bench", "--help"),
     ("vlm-bench", "score", "pope", "--help"),
     ("vlm-bench", "submit", "mmbench", "--help"),
+    ("vlm-predict", "--help"),
 ]
 
 
