@@ -91,7 +91,16 @@ def test_a_server_gives_the_answers_of_the_same_model_in_this_process(
     settings = ServerSettings(model=folder)
     engine = LocalEngine.load(folder, EngineSettings(slots=3))
     names = ["gqa", "mmbench", "scienceqa", "textvqa"]
-    common = ["--benchmarks", ",".join(names), "--data", str(data), "--max-new-tokens", "6", "--baselines", "question-alone"]
+    common = [
+        "--benchmarks",
+        ",".join(names),
+        "--data",
+        str(data),
+        "--max-new-tokens",
+        "6",
+        "--baselines",
+        "question-alone",
+    ]
     assert main(["run", str(folder), *common, "--out", str(tmp_path / "here")]) == 0
     with live_server(create_app(engine, settings), settings) as (host, port):
         command = ["run", "--url", f"http://{host}:{port}", *common, "--out", str(tmp_path / "there")]

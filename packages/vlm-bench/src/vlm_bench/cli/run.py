@@ -197,11 +197,13 @@ def _ranks(args: argparse.Namespace) -> Ranks:
 
 
 def _model(args: argparse.Namespace, ranks: Ranks) -> AskedModel:
-    from vlm_bench.run.served_model import ServedModel
+    from vlm_bench.run.served_model import CONCURRENCY, ServedModel
     from vlm_bench.run.tasks import LoadedModel
+    from vlm_core.remote import RemoteModel
 
     if args.url is not None:
-        return ServedModel.at(client_of(args), args.served_model, args.concurrency)
+        model = RemoteModel.at(client_of(args), args.served_model)
+        return ServedModel(model, args.concurrency or CONCURRENCY)
     return LoadedModel.load(args.model, args.dtype, ranks.device, trust_remote_code=args.trust_remote_code)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
 
@@ -12,16 +12,7 @@ from vlm_core.benchmark import Question
 from vlm_core.errors import BadSample, UserError
 from vlm_core.evaluation.inference import AnsweredQuestion, Group
 from vlm_core.io import digests
-from vlm_core.remote import (
-    ChatClient,
-    Decoding,
-    RequestFailed,
-    Retries,
-    choose_model,
-    content_of,
-    image_part,
-    in_parallel,
-)
+from vlm_core.remote import Decoding, RemoteModel, content_of, image_part, in_parallel
 
 CONCURRENCY = 4
 """Questions that are asked at the same time, unless --concurrency says otherwise."""
@@ -60,39 +51,33 @@ class ServerInference:
 
 @dataclass(frozen=True)
 class ServedModel:
-    """A model of a server: `name` is the server's, `weights` the digest of its weights if the server tells one."""
+    """`AskedModel` of a server."""
 
-    client: ChatClient
-    name: str
-    weights: str | None = None
+    model: RemoteModel
     concurrency: int = CONCURRENCY
-    retries: Retries = field(default_factory=Retries)
 
-    @classmethod
-    def at(cls, client: ChatClient, name: str | None, concurrency: int | None = None) -> ServedModel:
-        """The model `name` of a server, or its only one; raises `UserError` if there is none."""
-        model = choose_model(client, name)
-        return cls(client, model.name, model.digest, concurrency or CONCURRENCY)
+    @property
+    def name(self) -> str:
+        return self.model.name
 
     @property
     def digest(self) -> str:
         """What tells this model from others, as far as that is known."""
-        return self.weights or digests.of("served", self.client.server.url, self.name)
+        return self.model.digest or digests.of("served", self.model.url, self.name)
 
     @property
     def warnings(self) -> list[str]:
         """What a report says about this model."""
-        return [] if self.weights else [_UNKNOWN]
+        return [] if self.model.digest else [_UNKNOWN]
 
     def metadata(self, settings: Settings) -> Mapping[str, Any]:
         """What is known of the model. Without a digest its address is part of what must be equal in a resumed run."""
-        url = self.client.server.url
         return {
             "model": self.name,
             "model name": self.name,
-            "model sha256": self.weights,
-            "served model": self.name if self.weights else f"{self.name} at {url}",
-            "server": url,
+            "model sha256": self.model.digest,
+            "served model": self.name if self.model.digest else f"{self.name} at {self.model.url}",
+            "server": self.model.url,
             "versions": {name: version(name) for name in ("vlm-core", "vlm-bench")},
             "concurrency": self.concurrency,
         }
@@ -102,29 +87,18 @@ class ServedModel:
         return ServerInference(lambda question: self._answer(question, decoding), self.concurrency)
 
     def _answer(self, question: Question, decoding: Decoding) -> str:
-        """The stripped answer, as that of a local model."""
-        content = content_of(_images(question), question.prompt)
-        messages = [{"role": "user", "content": content}]
+        images = [image_part(image, f"question {question.id}") for image in question.images]
+        messages = [{"role": "user", "content": content_of(images, question.prompt)}]
         try:
-            completion = self.retries(lambda: self.client.complete(self.name, messages, decoding))
-        except RequestFailed as error:
-            if error.of_request:
-                raise BadSample("refused by the server", f"question {question.id}: {error}") from None
-            raise
-        if completion.finish_reason == "content_filter":
-            raise BadSample(
-                "withheld by the server", f"question {question.id}: the server withheld its answer"
-            )
-        return completion.text.strip()
+            return self.model.complete(messages, decoding).text
+        except BadSample as error:
+            raise BadSample(error.reason, f"question {question.id}: {error}") from None
 
     def check_unchanged(self) -> None:
         """Raise `UserError` if the server has another model under this name by now."""
-        if self.weights and (now := choose_model(self.client, self.name)).digest != self.weights:
+        before = self.model.digest
+        if before and (now := self.model.listed().digest) != before:
             raise UserError(
-                f"{self.client.server.url}: the model {self.name} has changed while it was asked: digest "
-                f"{self.weights:.12} before, {now.digest or 'none'!s:.12} now; the answers may be of both: remove them"
+                f"{self.model.url}: the model {self.name} has changed while it was asked: digest {before:.12} before, "
+                f"{now or 'none':.12} now; the answers may be of both: remove them"
             )
-
-
-def _images(question: Question) -> list[dict[str, Any]]:
-    return [image_part(image, f"question {question.id}") for image in question.images]

@@ -1,8 +1,9 @@
 """Clients of OpenAI-compatible servers, with the standard library alone: requests, streams, retries, conversations."""
 
-from vlm_core.remote.client import ChatClient, Chunk, Completion, Decoding, RemoteModel, choose_model
+from vlm_core.remote.client import ChatClient, Chunk, Completion, Decoding, ListedModel, choose_model
 from vlm_core.remote.content import Part, content_of, image_part, video_part
 from vlm_core.remote.conversation import RemoteConversation
+from vlm_core.remote.model import RemoteModel
 from vlm_core.remote.parallel import in_parallel
 from vlm_core.remote.retries import Retries
 from vlm_core.remote.server import Server, server_at
@@ -13,6 +14,7 @@ __all__ = [
     "Chunk",
     "Completion",
     "Decoding",
+    "ListedModel",
     "Part",
     "RemoteConversation",
     "RemoteModel",

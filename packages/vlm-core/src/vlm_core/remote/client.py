@@ -14,6 +14,8 @@ from vlm_core.remote.server import Server
 from vlm_core.remote.transport import EVENTS, RequestFailed, error_text, read_json, send
 
 Message = dict[str, Any]
+_LONGEST_NAME = 1000
+"""Most characters of a model's name, which goes into file names, reports and every answer."""
 _NO_COMPLETION = "the answer is no chat completion; is this an OpenAI-compatible API?"
 
 
@@ -57,7 +59,7 @@ class Chunk(NamedTuple):
     usage: Usage | None = None
 
 
-class RemoteModel(NamedTuple):
+class ListedModel(NamedTuple):
     """A model of a server; `digest` of its weights if the server tells one."""
 
     name: str
@@ -70,15 +72,13 @@ class ChatClient:
     def __init__(self, server: Server) -> None:
         self.server = server
 
-    def models(self) -> list[RemoteModel]:
+    def models(self) -> list[ListedModel]:
         """The models that the server lists."""
         with send(self.server, "/models") as response:
             data = read_json(self.server, response).get("data")
-        if not isinstance(data, list) or not all(
-            isinstance(m, dict) and isinstance(m.get("id"), str) for m in data
-        ):
+        if not isinstance(data, list) or not all(isinstance(m, dict) and _is_name(m.get("id")) for m in data):
             raise RequestFailed(f"{self.server.url}: no list of models; is this an OpenAI-compatible API?")
-        return [RemoteModel(m["id"], _digest(m.get("digest"))) for m in data]
+        return [ListedModel(m["id"], _digest(m.get("digest"))) for m in data]
 
     def complete(self, model: str, messages: Sequence[Message], decoding: Decoding) -> Completion:
         """The whole answer to a conversation."""
@@ -137,7 +137,7 @@ class ChatClient:
         return choice, text or ""
 
 
-def choose_model(client: ChatClient, name: str | None) -> RemoteModel:
+def choose_model(client: ChatClient, name: str | None) -> ListedModel:
     """The model `name`, or the only one of the server; raises `UserError` if there are several.
 
     A named model need not be listed: some servers take aliases, and some list none.
@@ -150,11 +150,15 @@ def choose_model(client: ChatClient, name: str | None) -> RemoteModel:
         models = []
     listed = {model.name: model for model in models}
     if name is not None:
-        return listed.get(name, RemoteModel(name))
+        return listed.get(name, ListedModel(name))
     if len(listed) != 1:
         names = ", ".join(printable(n, 80) for n in sorted(listed)[:20]) or "none"
         raise UserError(f"{client.server.url}: has {len(listed)} models ({names}); name one with --model")
     return models[0]
+
+
+def _is_name(value: Any) -> bool:
+    return isinstance(value, str) and 0 < len(value) <= _LONGEST_NAME
 
 
 def _digest(value: Any) -> str | None:

@@ -87,10 +87,11 @@ def _check(args: argparse.Namespace) -> None:
 
 @contextmanager
 def _model(args: argparse.Namespace) -> Iterator[RowModel]:
+    from vlm_core.remote import RemoteModel
     from vlm_serve.predict.models import LocalRows, ServedRows
 
     if args.url is not None:
-        yield ServedRows.at(client_of(args), args.served_model)
+        yield ServedRows(RemoteModel.at(client_of(args), args.served_model))
         return
     model = LocalRows(
         Path(args.model),

@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from vlm_core.errors import BadSample, UserError
 from vlm_core.io.files import MAX_BYTES
-from vlm_core.remote import ChatClient, Decoding, RequestFailed, Retries, choose_model
+from vlm_core.remote import Decoding, RemoteModel
 from vlm_serve.predict.rows import Message
 
 
@@ -41,32 +41,18 @@ class RowModel(Protocol):
 class ServedRows:
     """A model of a server."""
 
-    client: ChatClient
-    name: str
-    digest: str | None = None
-    retries: Retries = field(default_factory=Retries)
-
-    @classmethod
-    def at(cls, client: ChatClient, name: str | None) -> ServedRows:
-        """The model `name` of a server, or its only one."""
-        model = choose_model(client, name)
-        return cls(client, model.name, model.digest)
+    model: RemoteModel
 
     @property
     def facts(self) -> Mapping[str, Any]:
-        known = {"digest": self.digest} if self.digest else {"digest": None, "server": self.client.server.url}
-        return {"model": self.name, **known}
+        digest = self.model.digest
+        return {"model": self.model.name, "digest": digest, **({} if digest else {"server": self.model.url})}
 
     def ask(self, messages: Sequence[Message], decoding: Decoding) -> RowAnswer:
-        try:
-            completion = self.retries(lambda: self.client.complete(self.name, messages, decoding))
-        except RequestFailed as error:
-            if error.of_request:
-                raise BadSample("refused", str(error)) from None
-            raise
+        completion = self.model.complete(messages, decoding)
         usage = completion.usage
         return RowAnswer(
-            completion.text.strip(), completion.finish_reason, usage.prompt_tokens, usage.completion_tokens
+            completion.text, completion.finish_reason, usage.prompt_tokens, usage.completion_tokens
         )
 
 
