@@ -67,8 +67,8 @@ def predict(
         faults.add(fault.text)
     if dropped := file.drop_partial_lines():
         say(f"{file.path}: dropped {dropped} half-written or damaged lines; their rows are asked again")
+    file.write_run(run)  # before the first answer: a kill between them leaves no answers of an unknown run
     with file.appending() as append:
-        file.write_run(run)
         waiting, lines = _sort(rows, faulty, file, faults, say)
         earlier, asked = len(rows) - len(waiting), 0
         work = partial(_ask, model=model, decoding=decoding)
