@@ -41,9 +41,10 @@ class _Faults:
 
 
 class _Sorted(NamedTuple):
-    """Rows to ask, and the lines of those with an answer already."""
+    """Rows to ask, the number of those with an answer already, and all lines that are kept."""
 
     waiting: list[Row]
+    answered: int
     kept: dict[RowId, Line]
 
 
@@ -69,10 +70,10 @@ def predict(
         say(f"{file.path}: dropped {dropped} half-written or damaged lines; their rows are asked again")
     file.write_run(run)  # before the first answer: a kill between them leaves no answers of an unknown run
     with file.appending() as append:
-        waiting, lines = _sort(rows, faulty, file, faults, say)
-        earlier, asked = len(rows) - len(waiting), 0
+        waiting, earlier, lines = _sort(rows, faulty, file, faults, say)
+        asked = 0
         work = partial(_ask, model=model, decoding=decoding)
-        with Progress("predict", len(rows), earlier, unit="rows") as progress:
+        with Progress("predict", len(rows), len(rows) - len(waiting), unit="rows") as progress:
             for row, line in in_parallel(waiting, work, concurrency):
                 if isinstance(line, BadSample):
                     faults.add(f"{row.where}: {line}")
@@ -108,7 +109,7 @@ def _sort(
             f"{file.path}: holds {len(unknown)} answers to no row, the first has the id {shown(unknown[0])}; "
             "name another --out"
         )
-    kept, waiting, changed = {key: lines[-1] for key, lines in earlier.items()}, [], 0
+    kept, waiting, changed, answered = {key: lines[-1] for key, lines in earlier.items()}, [], 0, 0
     for row in rows:
         if row.id not in earlier:
             waiting.append(row)
@@ -120,12 +121,13 @@ def _sort(
             continue
         if line := next((line for line in reversed(earlier[row.id]) if line["row"] == digest), None):
             kept[row.id] = line
+            answered += 1
         else:
             del kept[row.id]
             waiting.append(row)
             changed += 1
     if earlier:
-        say(f"{file.path}: {len(rows) - len(waiting)} of {len(rows)} rows have an answer already")
+        say(f"{file.path}: {answered} of {len(rows)} rows have an answer already")
     if changed:
         say(f"{file.path}: {changed} rows have changed since they were asked; asked again")
-    return _Sorted(waiting, kept)
+    return _Sorted(waiting, answered, kept)
