@@ -2,7 +2,11 @@
 
 import openai
 import pytest
+from live_server import call
 from openai_shapes import check_shape
+from scripted_engine import ScriptedEngine
+
+from vlm_serve.engine.request import VideoFile
 
 QUESTION = [{"role": "user", "content": "what color is the shape?"}]
 GREEDY = {"model": "tiny", "messages": QUESTION, "temperature": 0, "max_tokens": 6}
@@ -169,6 +173,17 @@ def test_images_are_read_in_order(create, engine, data_url):
     other = create(messages=[{"role": "user", "content": swapped}])
     assert other.usage.prompt_tokens == completion.usage.prompt_tokens
     assert other.usage.prompt_tokens_details.cached_tokens < completion.usage.prompt_tokens
+
+
+def test_a_video_is_read_if_the_model_has_videos(settings):
+    engine = ScriptedEngine(videos=True)
+    url = "data:video/mp4;base64,AAAA"
+    parts = [{"type": "video_url", "video_url": {"url": url}}, {"type": "text", "text": "what?"}]
+    body = {"model": "scripted", "messages": [{"role": "user", "content": parts}]}
+    assert call(engine, settings, "/v1/chat/completions", body).status_code == 200
+    video, text = engine.requests[0].prompt.messages[0].parts
+    assert video == VideoFile(b"\0\0\0", "messages[0].content[0].video_url.url")
+    assert text == "what?"
 
 
 def test_an_image_is_asked_about_as_by_vlm_chat(create, loaded, data_url, tmp_path):

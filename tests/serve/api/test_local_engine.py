@@ -2,11 +2,13 @@
 
 import asyncio
 import json
+from typing import Literal
 
 import openai
 import pytest
 from live_server import asgi_client, eventually, live_server
 from openai_shapes import check_shape
+from pydantic import BaseModel
 from simple_engine import SimpleEngine
 
 from vlm_serve.api.app import create_app
@@ -121,6 +123,38 @@ def test_an_answer_of_a_schema(talk):
         assert json.loads(text)["color"] in ("red", "blue")
 
 
+def test_the_client_parses_answers(talk):
+    class Shape(BaseModel):
+        color: Literal["red", "blue"]
+        is_round: bool
+
+    async def ask(client, engine):
+        body = {**chat(QUESTIONS[0]), "max_tokens": 100, "temperature": 1.0}
+        completion = await client.chat.completions.parse(**body, response_format=Shape)
+        response = await client.responses.parse(
+            model="vlm", input="a", text_format=Shape, max_output_tokens=100
+        )
+        async with client.chat.completions.stream(**body, response_format=Shape) as stream:
+            streamed = await stream.get_final_completion()
+        return (
+            completion.choices[0].message.parsed,
+            response.output_parsed,
+            streamed.choices[0].message.parsed,
+        )
+
+    for parsed in talk(ask):
+        assert isinstance(parsed, Shape)
+
+
+def test_log_probabilities_without_alternatives(talk):
+    async def ask(client, engine):
+        return await client.chat.completions.create(**chat(QUESTIONS[0]), logprobs=True)
+
+    tokens = talk(ask).choices[0].logprobs.content
+    assert len(tokens) == 8
+    assert all(token.top_logprobs == [] for token in tokens)
+
+
 def test_what_the_engine_refuses(talk):
     impossible = {"name": "a", "schema": {"type": "no such type"}}
     faults = [
@@ -150,12 +184,13 @@ def test_broken_streams_free_their_slots(loaded, settings, one_thread):
     many = {**chat(QUESTIONS[0]), "max_tokens": 3000, "n": 4, "stream": True, "logit_bias": {"0": -100}}
     address = "http://{}:{}/v1"
     with live_server(create_app(engine, settings), settings) as server:
-        with openai.OpenAI(api_key="none", base_url=address.format(*server), max_retries=0) as client:
-            for _ in range(3):
-                with client.chat.completions.create(**many) as stream:
-                    next(iter(stream))
-                assert eventually(lambda: engine.stats()["slots_in_use"] == 0)
-            assert engine.stats()["requests_cancelled_total"] == 12
-            completion = client.chat.completions.create(**chat(QUESTIONS[0]))
-            assert completion.choices[0].finish_reason in ("stop", "length")
+        client = openai.OpenAI(api_key="none", base_url=address.format(*server), max_retries=0)
+        for _ in range(3):
+            with client.chat.completions.create(**many) as stream:
+                next(iter(stream))
+            assert eventually(lambda: engine.stats()["slots_in_use"] == 0)
+        assert engine.stats()["requests_cancelled_total"] == 12
+        completion = client.chat.completions.create(**chat(QUESTIONS[0]))
+        assert completion.choices[0].finish_reason in ("stop", "length")
+        client.close()
     asyncio.run(engine.close(grace=5))

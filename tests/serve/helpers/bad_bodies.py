@@ -34,6 +34,8 @@ temperature | expected a number, got a string
     {"temperature": "hot"}
 temperature | expected at most 2
     {"temperature": 3}
+temperature | expected 0, or at least 0.0001, got 1e-05
+    {"temperature": 0.00001}
 temperature | expected at least 0
     {"temperature": -1}
 top_p | expected at most 1
@@ -46,7 +48,7 @@ seed | expected less than
     {"seed": 9223372036854775808}
 seed | expected an integer, got a string
     {"seed": "1"}
-repetition_penalty | expected more than 0
+repetition_penalty | expected at least 0.01
     {"repetition_penalty": 0}
 frequency_penalty | expected at most 2
     {"frequency_penalty": 2.5}
@@ -92,7 +94,7 @@ stream_options | needs stream to be true
     {"stream_options": {"include_usage": true}}
 stream_options.usage | unknown field
     {"stream": true, "stream_options": {"usage": true}}
-stream_options.include_obfuscation | expected null or False
+stream_options.include_obfuscation | expected null or false
     {"stream": true, "stream_options": {"include_obfuscation": true}}
 response_format | expected an object
     {"response_format": "json"}
@@ -102,7 +104,7 @@ response_format.json_schema.name | required, but missing
     {"response_format": {"type": "json_schema", "json_schema": {"schema": {}}}}
 response_format.json_schema.schema | required, but missing
     {"response_format": {"type": "json_schema", "json_schema": {"name": "a"}}}
-response_format.json_schema.name | pattern
+response_format.json_schema.name | expected text of the form
     {"response_format": {"type": "json_schema", "json_schema": {"name": "a b", "schema": {}}}}
 response_format.json_schema.schema | expected an object
     {"response_format": {"type": "json_schema", "json_schema": {"name": "a", "schema": []}}}
@@ -113,7 +115,7 @@ modle | unknown field
 """
 """Fields that are added to a right body."""
 TURNS = """
-messages[0].role | unknown role; expected 'system' or 'developer' or 'user' or 'assistant', got 'robot'
+messages[0].role | unknown role; expected 'system', 'developer', 'user' or 'assistant', got 'robot'
     robot
 messages[0].role | unknown role
     tool
@@ -158,7 +160,7 @@ messages[0].content[0].image_url.url | expected at least 1 character
     [{"type": "image_url", "image_url": {"url": ""}}]
 messages[0].content[0].image_url | expected an object
     [{"type": "image_url", "image_url": "NO_IMAGE"}]
-messages[0].content[0].image_url.detail | expected null or 'auto'
+messages[0].content[0].image_url.detail | expected null or "auto"
     [{"type": "image_url", "image_url": {"url": "NO_IMAGE", "detail": "high"}}]
 messages[0].content[1].image_url.url | invalid base64
     [{"type": "text", "text": "a"}, {"type": "image_url", "image_url": {"url": "data:image/png;base64,@@@@"}}]
@@ -195,7 +197,7 @@ prompt | expected at most 8 prompts, got 9
     {"prompt": ["a", "a", "a", "a", "a", "a", "a", "a", "a"]}
 best_of | expected null or the value of n
     {"best_of": 2}
-echo | expected null or False
+echo | expected null or false
     {"echo": true}
 suffix | not supported
     {"suffix": "b"}
@@ -223,7 +225,7 @@ input[0].role | must be the only one
     {"instructions": "a", "input": [{"role": "system", "content": "b"}, {"role": "user", "content": "c"}]}
 previous_response_id | there is no response 'resp_1'
     {"previous_response_id": "resp_1"}
-background | expected null or False
+background | expected null or false
     {"background": true}
 reasoning | not supported
     {"reasoning": {"effort": "high"}}

@@ -10,7 +10,7 @@ from vlm_serve.engine.request import Failed
 _STATUS = {"refused": 400, "overloaded": 503, "crashed": 500}
 
 
-def refused(place: str, text: str, *, code: str | None = None, status: int = 400) -> RequestError:
+def refused(place: str, text: str, *, code: str = "invalid_value", status: int = 400) -> RequestError:
     """A fault at a place of the body, such as `messages[2].content[1].image_url.url`."""
     return RequestError(status, f"{place}: {text}.", param=place, code=code)
 

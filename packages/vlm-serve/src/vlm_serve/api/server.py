@@ -61,10 +61,10 @@ class Server:
     def check_limits(self, n: int, max_tokens: int | None, facts: ModelFacts, field_name: str) -> None:
         """Raise `RequestError` for more answers or tokens than the server allows."""
         if n > self.settings.max_choices:
-            raise refused("n", f"expected at most {self.settings.max_choices}, got {n}", code="invalid_value")
+            raise refused("n", f"expected at most {self.settings.max_choices}, got {n}")
         if max_tokens is not None and max_tokens > facts.max_positions:
             text = f"expected at most {facts.max_positions}, the positions of a prompt with its answer"
-            raise refused(field_name, f"{text}, got {max_tokens}", code="invalid_value")
+            raise refused(field_name, f"{text}, got {max_tokens}")
 
 
 def server_of(request: Request) -> Server:

@@ -211,12 +211,17 @@ def settings_of(args: argparse.Namespace) -> ServerSettings:
     for folder in values.get("image_folders", ()):
         _require_folder(folder)
     try:
-        settings = ServerSettings(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+        settings = ServerSettings.model_validate(values)
     except ValidationError as error:
         first = error.errors()[0]
-        raise UserError(f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+        raise UserError(f"{_option(first['loc'][0])}: {first['msg']}") from None
     _check_exposure(settings, open_to_all=getattr(args, "no_keys", False))
     return settings
+
+
+def _option(field: object) -> str:
+    """The option that sets a field."""
+    return next(a.option_strings[0] for a in build_parser()._actions if a.dest == field and a.option_strings)
 
 
 def _require_folder(folder: Path) -> None:

@@ -13,14 +13,12 @@ import torch
 
 from vlm_core.cli.output import say
 from vlm_core.errors import UserError
-from vlm_core.io.atomic import require_writable_folder
 from vlm_core.model_folder.assemble import default_device
 from vlm_serve.api.app import create_app
-from vlm_serve.api.guard.keys import read_keys
 from vlm_serve.api.guard.protocol import server_config
 from vlm_serve.api.guard.settings import ServerSettings
 from vlm_serve.cli.graceful import GracefulServer
-from vlm_serve.cli.listen import address_error, address_of, bound_socket
+from vlm_serve.cli.listen import address_error, address_of
 from vlm_serve.cli.watched import WatchedEngine, folder_version
 from vlm_serve.engine.request import Engine
 from vlm_serve.engine.settings import EngineSettings
@@ -30,35 +28,20 @@ from vlm_serve.engine.workers import Workers
 log = logging.getLogger(__name__)
 
 
-def serve(settings: ServerSettings) -> int:
-    """Serve until a signal ends it -> exit code. Raises `UserError` before anything listens."""
-    if settings.keys_file is not None:
-        _require_keys(settings)
-    if settings.cache_folder is not None:
-        require_writable_folder(settings.cache_folder)
-    with bound_socket(settings.host, settings.port) as sock:
-        devices = _devices(settings)
-        start = partial(_start_engine, settings, devices)
-        version = folder_version(settings.model)
-        engine = WatchedEngine(
-            start(), settings.model, version, settings.model_name, start if settings.reload else None
-        )
-        try:
-            asyncio.run(_run(engine, settings, devices, sock))
-        except OSError as error:
-            if error.errno != errno.EADDRINUSE:
-                raise
-            raise address_error(error, settings.host, settings.port) from None
+def serve(settings: ServerSettings, sock: socket.socket) -> int:
+    """Serve at a bound socket until a signal ends it -> exit code; raises `UserError` for a model that can't be."""
+    devices = _devices(settings)
+    start = partial(_start_engine, settings, devices)
+    version = folder_version(settings.model)
+    reload = start if settings.reload else None
+    engine = WatchedEngine(start(), settings.model, version, settings.model_name, reload)
+    try:
+        asyncio.run(_run(engine, settings, devices, sock))
+    except OSError as error:
+        if error.errno != errno.EADDRINUSE:
+            raise
+        raise address_error(error, settings.host, settings.port) from None
     return 0
-
-
-def _require_keys(settings: ServerSettings) -> None:
-    assert settings.keys_file is not None
-    if not read_keys(settings.keys_file):
-        text = f"vlm-serve keys add NAME --keys {settings.keys_file}"
-        raise UserError(
-            f"{settings.keys_file}: has no key, so that nobody could use the server; {text} adds one"
-        )
 
 
 def _devices(settings: ServerSettings) -> tuple[str, ...]:

@@ -132,7 +132,7 @@ class Scheduler:
         """Do a part of the work -> whether there was any."""
         self._drop_cancelled()
         self._admit()
-        worked = self._read_part()
+        worked = self._read_parts()
         for group in list(self.groups):
             if group.members:
                 self._decode(group)
@@ -166,24 +166,37 @@ class Scheduler:
             answer.steps = self.reader.steps(answer.session, answer.prepared.plan, answer.prepared.owner)
             self.reading.append(answer)
 
-    def _read_part(self) -> bool:
-        """Read on in one prompt: in turn the one with the least left, and the oldest."""
-        if not self.reading:
-            return False
+    def _read_parts(self) -> bool:
+        """Read on: a part of one prompt, and others that are short enough to be read with it."""
         self._turn += 1
+        room, worked = self.settings.prefill_chunk, False
+        while room > 0 and (answer := self._next_to_read(room if worked else None)):
+            room -= self._read_part(answer)
+            worked = True
+        return worked
+
+    def _next_to_read(self, room: int | None) -> Answer | None:
+        """In turn the prompt with the least left and the oldest; with `room`, the former if it fits."""
         ready = [answer for answer in self.reading if not self._is_being_read(answer)]
+        if not ready:
+            return None
         shortest = min(ready, key=lambda answer: answer.unread)
-        answer = shortest if self._turn % 2 else ready[0]
+        if room is not None:
+            return shortest if shortest.unread <= room else None
+        return shortest if self._turn % 2 else ready[0]
+
+    def _read_part(self, answer: Answer) -> int:
+        """Read a part of a prompt -> its positions, or as many as a whole part for other work."""
         try:
-            self._read(answer)
+            return self._read(answer)
         except UserError as error:
-            self._end_reading(answer)
+            self.reading.remove(answer)
             self._fail(answer, Failed("refused", str(error)))
         except Exception:
             log.exception("request %s: reading its prompt failed", answer.prepared.request.id)
-            self._end_reading(answer)
+            self.reading.remove(answer)
             self._fail(answer, CRASHED)
-        return True
+        return self.settings.prefill_chunk
 
     def _is_being_read(self, answer: Answer) -> bool:
         """Whether another request is reading what this one begins with, which is then in the cache."""
@@ -196,30 +209,33 @@ class Scheduler:
             for other in self.reading
         )
 
-    def _read(self, answer: Answer) -> None:
+    def _read(self, answer: Answer) -> int:
         assert answer.steps is not None
-        assert answer.session is not None
         read = next(answer.steps)
         if answer.cached is None:
-            answer.cached = read
+            answer.cached = answer.read = read
             self.counters.cached_positions += read
-            if read < answer.prepared.plan.positions:
+            if answer.unread:
                 read = next(answer.steps)
-        self.counters.prefill_positions += max(0, read - max(answer.read, answer.cached))
-        answer.read = read
-        if answer.unread:
-            return
-        self._end_reading(answer)
-        answer.receiver.send(Started(answer.prepared.plan.positions, answer.cached))
-        logits, state = answer.session.next_logits, answer.session.state
+        positions, answer.read = read - answer.read, read
+        self.counters.prefill_positions += positions
+        if not answer.unread:
+            self._begin(answer)
+        return positions or (self.settings.prefill_chunk if answer.unread else 1)
+
+    def _begin(self, answer: Answer) -> None:
+        """The first token of an answer whose prompt has been read."""
+        session, cached = answer.session, answer.cached
+        assert session is not None
+        assert cached is not None
+        self.reading.remove(answer)
+        answer.session = answer.steps = None
+        answer.receiver.send(Started(answer.prepared.plan.positions, cached))
+        logits, state = session.next_logits, session.state
         assert logits is not None
         assert state is not None
-        answer.session = answer.steps = None
         if self._choose([answer], logits):
             self._join(answer, state)
-
-    def _end_reading(self, answer: Answer) -> None:
-        self.reading.remove(answer)
 
     def _join(self, answer: Answer, state: Any) -> None:
         rows = self.batching.rows

@@ -32,7 +32,7 @@ async def health(request: Request) -> Response:
     engine = server_of(request).engine
     stats = engine.stats()
     ready = stats.get("workers_ready", 1) > 0
-    body = {"status": "ok" if ready else "unavailable", "model": engine.facts().name}
+    body: dict[str, object] = {"status": "ok" if ready else "unavailable", "model": engine.facts().name}
     if "model_folder_changed" in stats:
         body["model_folder_changed"] = bool(stats["model_folder_changed"])
     return JSONResponse(body, 200 if ready else 503)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, Tag, model_validator
@@ -138,7 +139,8 @@ class ChatBody(PenaltyBody):
         return self
 
     def params(self) -> SamplingParams:
-        return self.sampling(
+        return replace(
+            self.sampling(),
             max_tokens=self.max_completion_tokens or self.max_tokens,
             logprobs=(self.top_logprobs or 0) if self.logprobs else None,
             grammar=grammar_of(self.response_format),

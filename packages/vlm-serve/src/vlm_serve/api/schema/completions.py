@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Annotated, Any
 
 from pydantic import Discriminator, Field, Tag, model_validator
@@ -70,4 +71,4 @@ class CompletionBody(PenaltyBody):
         return [TextPrompt(p if isinstance(p, str) else tuple(p)) for p in self.prompt]  # pyright: ignore[reportArgumentType]
 
     def params(self) -> SamplingParams:
-        return self.sampling(max_tokens=self.max_tokens or DEFAULT_TOKENS, logprobs=self.logprobs)
+        return replace(self.sampling(), max_tokens=self.max_tokens or DEFAULT_TOKENS, logprobs=self.logprobs)

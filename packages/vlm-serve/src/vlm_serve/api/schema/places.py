@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from vlm_core.errors import shown
@@ -59,7 +59,7 @@ def _kind_fault(place: str, message: str, value: Any) -> RequestError:
     place = f"{place}.{key}" if place else key
     if key not in value:
         return refused(place, "required, but missing", code="missing_required_parameter")
-    return refused(place, f"unknown {expected}, got {shown(value[key])}", code="invalid_value")
+    return refused(place, f"unknown {expected}, got {shown(value[key])}")
 
 
 def _text(kind: str, context: Mapping[str, Any], value: Any, message: str) -> str:
@@ -70,13 +70,26 @@ def _text(kind: str, context: Mapping[str, Any], value: Any, message: str) -> st
     if kind in _EXPECTED:
         return f"expected {_EXPECTED[kind]}, got {json_type(value)}"
     if kind in _LIMITS:
-        return f"expected {_LIMITS[kind].format(**context)}, got {shown(value)}"
+        return f"expected {_LIMITS[kind].format(**_short(context))}, got {shown(value)}"
+    if kind == "string_pattern_mismatch":
+        return f"expected text of the form {context['pattern']}, got {shown(value)}"
     if kind in ("too_short", "too_long", "string_too_short", "string_too_long"):
         bound = "at least" if kind.endswith("short") else "at most"
         count = context.get("min_length", context.get("max_length"))
         one, more = ("character", "characters") if kind.startswith("string") else ("entry", "entries")
         return f"expected {bound} {count} {one if count == 1 else more}"
     return message
+
+
+def _short(context: Mapping[str, Any]) -> dict[str, Any]:
+    """Limits as a client would write them: 2, not 2.0."""
+    return {name: f"{limit:g}" if isinstance(limit, float) else limit for name, limit in context.items()}
+
+
+def one_of(names: Iterable[str]) -> str:
+    """`'a', 'b' or 'c'`."""
+    *most, last = map(repr, names)
+    return f"{', '.join(most)} or {last}" if most else last
 
 
 def place_of(loc: tuple[int | str, ...], *, named_key: bool = False) -> str:

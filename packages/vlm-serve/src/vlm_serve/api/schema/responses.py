@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, Tag, model_validator
@@ -9,7 +10,7 @@ from pydantic import BeforeValidator, Field, Tag, model_validator
 from vlm_serve.api.schema.chat import MAX_MESSAGES, MAX_PARTS
 from vlm_serve.api.schema.response_format import FlatResponseFormat, TextFormat, grammar_of
 from vlm_serve.api.schema.sampling import Alternatives, Label, SamplingBody, TokenCount
-from vlm_serve.api.schema.strict import Body, at, only, string_or_list, tag_of
+from vlm_serve.api.schema.strict import Body, at, at_most, only, string_or_list, tag_of
 from vlm_serve.engine.request import SamplingParams
 
 LOGPROBS = "message.output_text.logprobs"
@@ -101,7 +102,7 @@ Input = Annotated[
 ]
 Metadata = Annotated[
     dict[Annotated[str, Field(max_length=64)], Annotated[str, Field(max_length=512)]],
-    Field(max_length=16),
+    BeforeValidator(at_most(16)),
 ]
 
 
@@ -170,7 +171,8 @@ class ResponseBody(SamplingBody):
         return (self.text and self.text.format) or TextFormat(type="text")
 
     def params(self) -> SamplingParams:
-        return self.sampling(
+        return replace(
+            self.sampling(),
             max_tokens=self.max_output_tokens,
             logprobs=(self.top_logprobs or 0) if self.include else None,
             grammar=grammar_of(self.format),

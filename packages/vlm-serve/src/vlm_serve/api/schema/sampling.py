@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import hashlib
 import secrets
+from dataclasses import replace
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic_core import PydanticCustomError
 
 from vlm_core.errors import shown
-from vlm_serve.api.schema.strict import Body, only
+from vlm_serve.api.schema.strict import Body, at_most, only
 from vlm_serve.engine.request import SamplingParams
 
 MAX_STOPS = 16
 MAX_STOP_LENGTH = 256
 MAX_BIASES = 1024
 MAX_TOKENS = 2**31 - 1
+LEAST_TEMPERATURE = 1e-4
 _INT64 = 2**63
 
 TokenCount = Annotated[int, Field(ge=1, le=MAX_TOKENS)]
@@ -23,6 +26,14 @@ Penalty = Annotated[float, Field(ge=-2, le=2)]
 Alternatives = Annotated[int, Field(ge=0, le=20)]
 Label = Annotated[str, Field(max_length=512)]
 """Text that identifies somebody or something, and changes no answer."""
+
+
+def _not_tiny(temperature: float) -> float:
+    """Logits divided by less would no longer be finite."""
+    if 0 < temperature < LEAST_TEMPERATURE:
+        text = f"expected 0, or at least {LEAST_TEMPERATURE:g}, got {temperature:g}"
+        raise PydanticCustomError("temperature", "{text}", {"text": text})
+    return temperature
 
 
 def _as_list(value: Any) -> Any:
@@ -39,13 +50,14 @@ Stops = Annotated[
 def _token_ids(biases: dict[str, float]) -> dict[str, float]:
     for key in biases:
         if not (key.isascii() and key.isdecimal() and len(key) < 10):
-            raise ValueError(f'expected ids of tokens as keys, such as "50256", got {shown(key)}')
+            text = f"expected ids of tokens as keys, such as '50256', got {shown(key)}"
+            raise PydanticCustomError("token_ids", "{text}", {"text": text})
     return biases
 
 
 Biases = Annotated[
     dict[str, Annotated[float, Field(ge=-100, le=100)]],
-    Field(max_length=MAX_BIASES),
+    BeforeValidator(at_most(MAX_BIASES)),
     AfterValidator(_token_ids),
 ]
 
@@ -56,15 +68,15 @@ class SamplingBody(Body):
     `top_k`, `min_p` and `repetition_penalty` are no fields of OpenAI's: its client sends them in `extra_body`.
     """
 
-    temperature: Annotated[float, Field(ge=0, le=2)] | None = None
+    temperature: Annotated[float, Field(ge=0, le=2), AfterValidator(_not_tiny)] | None = None
     top_p: Annotated[float, Field(ge=0, le=1)] | None = None
     top_k: Annotated[int, Field(ge=-1, le=MAX_TOKENS)] | None = None
     min_p: Annotated[float, Field(ge=0, le=1)] | None = None
     seed: Annotated[int, Field(ge=-_INT64, lt=_INT64)] | None = None
-    repetition_penalty: Annotated[float, Field(gt=0, le=10)] | None = None
+    repetition_penalty: Annotated[float, Field(ge=0.01, le=10)] | None = None
 
-    def sampling(self, **more: Any) -> SamplingParams:
-        """The sampling of the first answer; `more` are fields of `SamplingParams` that endpoints name differently."""
+    def sampling(self) -> SamplingParams:
+        """The sampling of the first answer, as far as these fields decide it."""
         return SamplingParams(
             temperature=1.0 if self.temperature is None else float(self.temperature),
             top_p=1.0 if self.top_p is None else float(self.top_p),
@@ -72,7 +84,6 @@ class SamplingBody(Body):
             min_p=float(self.min_p or 0.0),
             seed=secrets.randbelow(_INT64) if self.seed is None else self.seed,
             repetition_penalty=float(self.repetition_penalty or 1.0),
-            **more,
         )
 
 
@@ -86,13 +97,13 @@ class PenaltyBody(SamplingBody):
     presence_penalty: Penalty | None = None
     user: Label | None = None
 
-    def sampling(self, **more: Any) -> SamplingParams:
-        return super().sampling(
+    def sampling(self) -> SamplingParams:
+        return replace(
+            super().sampling(),
             stop=tuple(self.stop or ()),
             logit_bias={int(key): float(bias) for key, bias in (self.logit_bias or {}).items()},
             frequency_penalty=float(self.frequency_penalty or 0.0),
             presence_penalty=float(self.presence_penalty or 0.0),
-            **more,
         )
 
 
