@@ -65,7 +65,7 @@ def fixed_batch(model: VLM, tokens: int) -> float:
     return count / (time.perf_counter() - begin)
 
 
-def asked(draw: random.Random, tokens: int):  # noqa: ANN201
+def asked(draw: random.Random, tokens: int):
     """A request like those of the batch on average."""
     sampling = SamplingParams(max_tokens=draw.randint(tokens // 2, tokens + tokens // 2), temperature=0.0)
     return chat_request(question(draw, draw.randint(WORDS // 2, WORDS + WORDS // 2)), sampling)
@@ -140,7 +140,7 @@ def main() -> None:
     warm(model)
     their_rate = None if options.no_peer else peer(shape, 4 if options.smoke else PEER_TOKENS)
 
-    def rows():  # noqa: ANN202
+    def rows():
         quotients = []
         for turn in range(options.rounds):
             batch, alone = fixed_batch(model, tokens), prefill(model, tokens)
