@@ -210,7 +210,7 @@ class LanguageModel(Part, ABC, Generic[S]):
     pads_between: bool = True
     """Whether padding is supported between the chunks of a sequence, not only before the first."""
     joins_states: bool = False
-    """Whether the model has `join_states`."""
+    """Whether the model has `join_states` and `take_sequences`."""
     prefill_chunk: int | None = None
     """Positions that a long input is processed in at once, unless the caller says otherwise; None: all."""
 
@@ -282,6 +282,10 @@ class LanguageModel(Part, ABC, Generic[S]):
     def join_states(self, states: Sequence[S]) -> S:
         """One state of the sequences of all states, in order; their lengths may differ. Not every model can."""
         raise NotImplementedError(f"{type(self).__name__} can't join states")
+
+    def take_sequences(self, state: S, indices: Sequence[int]) -> S:
+        """The state of some sequences of a state, in this order; a copy. For models with `joins_states`."""
+        raise NotImplementedError(f"{type(self).__name__} can't take sequences out of a state")
 
     def save_assets(self, folder: Path) -> None:
         """Write the tokenizer and other small files for `build(assets=folder)`."""

@@ -68,7 +68,6 @@ class Session:
             self._state, self._next_logits, self._graph = self.state, self.next_logits, None
             graph.close()
 
-    @torch.inference_mode()
     def prefill(
         self,
         samples: Sequence[TokenizedConversation],
@@ -80,6 +79,20 @@ class Session:
         `images` are those of all prompts in order: views, or pixels (3, h, w). If prompts share images, they are the
         distinct ones, and `slots[i]` is the index of the image in slot i. Raises `UserError` for an empty prompt.
         """
+        for _ in self.prefill_parts(samples, images, slots):
+            pass
+
+    @torch.inference_mode()
+    def prefill_parts(
+        self,
+        samples: Sequence[TokenizedConversation],
+        images: Sequence[ImageInput] = (),
+        slots: Sequence[int] | None = None,
+    ) -> Iterator[int]:
+        """As `prefill`, which it does when it is exhausted: for callers with other work between the pieces.
+
+        Yields 0 once the images are encoded, then the number of positions after each piece.
+        """
         refuse_empty(samples)
         batch = collate(samples, images, side="left").to(next(self.model.llm.parameters()).device)
         image_embeds = None
@@ -87,16 +100,21 @@ class Session:
             embeds = self.model.encode_images(batch.pixel_values)
             order = batch.image_order if slots is None else joined_order(images, embeds.shape[1], slots)
             image_embeds = self.model.arrange(embeds, order)
+            yield 0
         self._leave_graph()
-        state, logits = self._state, None
+        state, logits, read = self._state, None, 0
         for x, segments in self._pieces(batch, image_embeds):
             logits, state = self.model.prefill(x, segments, state)
+            read += x.shape[1]
+            if read < batch.input_ids.shape[1]:
+                yield read
         assert logits is not None
         # all of the prompt or, after an error, nothing
         eos = self.model.llm.tokenizer.eos_id
         self._ends = [answer_ends(eos, sample.end) for sample in samples]
         self._generated, self._state = 0, state
         self._predict(logits)
+        yield read
 
     def _pieces(self, batch: Batch, image_embeds: Tensor | None) -> Iterator[tuple[Tensor, Tensor | None]]:
         """Embeddings and segments of consecutive parts of the positions; the first one may be shorter."""

@@ -1,16 +1,18 @@
 """Prompts read in pieces, each from the longest state that a cache has of what came before.
 
-A prompt is cut after what the template writes before every question (the system prompt), after each image, and at its
-end. It is cut there with and without a cache: a state that was cached is, bit by bit, the one that would be computed.
+A prompt is cut after what the template writes before every question (the system prompt), after each image, before and
+after each answer that it quotes, and at its end. It is cut there with and without a cache: a state that was cached is,
+bit by bit, the one that would be computed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from functools import cache, cached_property
+from functools import cache, cached_property, lru_cache
 from importlib.metadata import PackageNotFoundError, packages_distributions, version
 from itertools import pairwise, takewhile
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -34,6 +36,19 @@ LEAST_PREFIX = 16
 _LIBRARIES = ("torch", "numba", "triton", "transformers", "vlm-core", "vlm-ssm")
 
 
+class ReadPlan(NamedTuple):
+    """The pieces that a prompt is read in, each with the image at its end, and the histories before and after each."""
+
+    pieces: list[tuple[TokenizedConversation, ImageInput | None]]
+    histories: list[ReadHistory]
+    end: int | None
+
+    @property
+    def positions(self) -> int:
+        """Positions of the prompt."""
+        return self.histories[-1].positions - self.histories[0].positions
+
+
 class PrefixReader:
     """Reads prompts into sessions of one sequence; `cache` is None, or shared with other readers and models.
 
@@ -42,14 +57,16 @@ class PrefixReader:
 
     def __init__(self, model: VLM, template: AnyTemplate, cache: StateCache | None = None) -> None:
         self.model, self.template, self.cache = model, template, cache
-
-    @cached_property
-    def _system(self) -> list[int]:
-        return system_prefix(self.template, self.model)
+        self._system = lru_cache(maxsize=64)(lambda text: system_prefix(template, model, text))
 
     @cached_property
     def _computation(self) -> str:
         return digests.of(computation(self.model))
+
+    def prepare(self) -> None:
+        """Compute what every key of the cache needs, which takes a second or more at the first prompt otherwise."""
+        if self.cache is not None:
+            _ = self._computation
 
     def read(
         self,
@@ -62,46 +79,76 @@ class PrefixReader:
 
         After an error the session is as before.
         """
-        refuse_empty([prompt])
-        history, before = history or ReadHistory(), session.fork()
-        assert (session.state is None) == (history == ReadHistory()), "the history is not that of the session"
-        pieces = self._pieces(prompt, images, history)
-        histories = [history]
-        for piece, image in pieces:
-            histories.append(histories[-1].then(piece, image))
+        plan, before = self.plan(prompt, images, history), session.fork()
         try:
-            first = self._restore(session, histories, prompt.end)
-            for (piece, image), after in list(zip(pieces, histories[1:], strict=True))[first:]:
-                session.prefill([piece], [] if image is None else [image])
-                self._keep(session, after)
+            for _ in self.steps(session, plan):
+                pass
         except BaseException:
             session.resume(before)
             raise
-        return histories[-1]
+        return plan.histories[-1]
+
+    def plan(
+        self,
+        prompt: TokenizedConversation,
+        images: Sequence[ImageInput] = (),
+        history: ReadHistory | None = None,
+        system: str | None = None,
+    ) -> ReadPlan:
+        """How a prompt is read; `system` is its own system prompt, if it has one. Nothing is computed."""
+        refuse_empty([prompt])
+        history = history or ReadHistory()
+        pieces = self._pieces(prompt, images, history, system)
+        histories = [history]
+        for piece, image in pieces:
+            histories.append(histories[-1].then(piece, image))
+        return ReadPlan(pieces, histories, prompt.end)
+
+    def steps(self, session: Session, plan: ReadPlan, owner: str = "") -> Iterator[int]:
+        """Read a plan step by step: yields first the positions that were cached, then those read so far.
+
+        States are found and kept for one `owner`. An error leaves the session after the last complete piece.
+        """
+        first, start = plan.histories[0], plan.histories[0].positions
+        assert (session.state is None) == (first == ReadHistory()), "the history is not that of the session"
+        done = self._restore(session, plan, owner)
+        yield plan.histories[done].positions - start
+        for (piece, image), before, after in list(
+            zip(plan.pieces, plan.histories, plan.histories[1:], strict=False)
+        )[done:]:
+            for read in session.prefill_parts([piece], [] if image is None else [image]):
+                if read == len(piece):
+                    self._keep(session, after, owner)
+                yield before.positions - start + read
 
     def _pieces(
-        self, prompt: TokenizedConversation, images: Sequence[ImageInput], history: ReadHistory
+        self,
+        prompt: TokenizedConversation,
+        images: Sequence[ImageInput],
+        history: ReadHistory,
+        system: str | None,
     ) -> list[tuple[TokenizedConversation, ImageInput | None]]:
         """The pieces of a prompt in order, each with the image at its end."""
         counts = [self.model.image_tokens(image) for image in images]
         ends = _image_ends(prompt, counts)
         of_end = dict(zip(ends, images, strict=True))
-        system = 0 if history.positions else self._system_end(prompt)
-        cuts = sorted({0, system, *ends, len(prompt)})
+        beginning = 0 if history.positions else self._system_end(prompt, system)
+        cuts = sorted({0, beginning, *ends, *_answer_edges(prompt), len(prompt)})
         return [(prompt.part(start, end), of_end.get(end)) for start, end in pairwise(cuts)]
 
-    def _system_end(self, prompt: TokenizedConversation) -> int:
+    def _system_end(self, prompt: TokenizedConversation, system: str | None) -> int:
         """Length of the prompt's beginning that is the same for all questions; 0 if it is short or has an image."""
-        same = zip(self._system, prompt.input_ids, prompt.image_mask, strict=False)
+        same = zip(self._system(system), prompt.input_ids, prompt.image_mask, strict=False)
         count = sum(1 for _ in takewhile(lambda x: x[0] == x[1] and not x[2], same))
         return count if LEAST_PREFIX <= count < len(prompt) else 0
 
-    def _restore(self, session: Session, histories: Sequence[ReadHistory], end: int | None) -> int:
+    def _restore(self, session: Session, plan: ReadPlan, owner: str) -> int:
         """Continue the session from the longest cached state -> the number of pieces that it has read."""
         if self.cache is None:
             return 0
+        histories, end = plan.histories, plan.end
         start, last = histories[0].positions, histories[-1].positions
-        keys = [self._key(session, history) for history in histories[1:]]
+        keys = [self._key(session, history, owner) for history in histories[1:]]
         entry = self.cache.longest(keys, self._load)
         reused = 0 if entry is None else histories[entry[0] + 1].positions - start
         self.cache.count(hit=entry is not None, reused=reused, read=last - start - reused)
@@ -111,9 +158,11 @@ class PrefixReader:
         session.restore(state, next_logits, [answer_ends(self.model.llm.tokenizer.eos_id, end)])
         return index + 1
 
-    def _keep(self, session: Session, history: ReadHistory) -> None:
+    def _keep(self, session: Session, history: ReadHistory, owner: str) -> None:
         if self.cache is not None and session.state is not None:
-            self.cache.put(self._key(session, history), CachedState(session.state, session.known_logits()))
+            self.cache.put(
+                self._key(session, history, owner), CachedState(session.state, session.known_logits())
+            )
 
     def _load(self, tensors: Mapping[str, Tensor]) -> CachedState:
         """From the tensors of a file; raises `UserError` if they are no state of this model."""
@@ -123,8 +172,14 @@ class PrefixReader:
             raise UserError(f"{LOGITS!r} is missing, or not of the tokenizer's size")
         return CachedState(state, logits.to(next(self.model.llm.parameters()).device))
 
-    def _key(self, session: Session, history: ReadHistory) -> str:
-        return digests.of(self._computation, session.prefill_chunk, history.key)
+    def _key(self, session: Session, history: ReadHistory, owner: str) -> str:
+        return digests.of(self._computation, session.prefill_chunk, history.key, *([owner] if owner else []))
+
+
+def _answer_edges(prompt: TokenizedConversation) -> list[int]:
+    """Where the answers that a prompt quotes begin and end: where the prompts of these answers ended."""
+    mask = prompt.loss_mask
+    return [i for i in range(1, len(mask)) if mask[i] != mask[i - 1]]
 
 
 def _image_ends(prompt: TokenizedConversation, counts: Sequence[int]) -> list[int]:
@@ -138,12 +193,16 @@ def _image_ends(prompt: TokenizedConversation, counts: Sequence[int]) -> list[in
     return ends
 
 
-def system_prefix(template: AnyTemplate, model: VLM) -> list[int]:
-    """The ids that a prompt begins with whatever is asked; none if the template leaves out questions."""
+def system_prefix(template: AnyTemplate, model: VLM, system: str | None = None) -> list[int]:
+    """The ids that a prompt begins with whatever is asked; none if the template leaves out questions.
+
+    `system` replaces the template's system prompt.
+    """
     if not has_question(template):
         return []
     one, other = (
-        render(template, [Message("user", (text,))], model.llm.tokenizer).input_ids for text in ("a", "b")
+        render(template, [Message("user", (text,))], model.llm.tokenizer, system=system).input_ids
+        for text in ("a", "b")
     )
     return [i for i, _ in takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False))]
 

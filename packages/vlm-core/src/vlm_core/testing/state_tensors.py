@@ -91,6 +91,8 @@ class StateTensorTests:
         if not lm.joins_states:
             with pytest.raises(NotImplementedError, match="can't join states"):
                 lm.join_states(states)
+            with pytest.raises(NotImplementedError, match="can't take sequences"):
+                lm.take_sequences(states[0], [0])
             return
         seen, _ = lm(x[:, -2:], state=lm.join_states([lm(x[:2, :4])[1], states[2]]))
         self.assert_close(
@@ -98,3 +100,15 @@ class StateTensorTests:
         )
         alone = lm(x[2:, -2:], state=states[2])[0]
         self.assert_close(seen[2:], alone, "the second state")
+
+    @torch.no_grad()
+    def test_sequences_taken_out_of_a_state_are_unchanged(self, lm: LanguageModel, x: Tensor) -> None:
+        if not lm.joins_states:
+            return
+        states = [lm(x[i : i + 1, : 2 + i])[1] for i in range(3)]
+        joined = lm.join_states(states)
+        for indices in ([1], [2, 0], [0, 1, 2]):
+            taken = lm.take_sequences(joined, indices).to_tensors()
+            expected = lm.join_states([states[i] for i in indices]).to_tensors()
+            for name, tensor in taken.items():
+                assert torch.equal(tensor, expected[name]), name

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from typing import TYPE_CHECKING, Any
 
 from vlm_core.cli.console import text
 from vlm_core.cli.output import print_piece, say
-from vlm_core.cli.prompt import Interrupt, lines
-from vlm_core.errors import UserError
+from vlm_core.cli.prompt import Interrupt, converse
 from vlm_core.io.frames.times import clock, seconds
 
 if TYPE_CHECKING:
@@ -55,7 +53,7 @@ def watch(
             if args.resume:
                 assert watcher.time is not None
                 say(f"{args.resume}: {watcher.frames} frames, the last one at {clock(watcher.time)}")
-            _converse(thread, decoding)
+            converse(lambda line: _execute(thread, line, decoding))
         thread.raise_error()
     finally:
         thread.close()
@@ -81,16 +79,6 @@ def _watcher(args: argparse.Namespace, model: VLM, template: AnyTemplate) -> Wat
     return Session(model).watch(
         [], template, keep=keep, max_frames=limit, as_video=bool(args.as_video), record=bool(args.save)
     )
-
-
-def _converse(thread: WatchThread, decoding: GenerationConfig) -> None:
-    for line in lines():
-        try:
-            if line == "/quit":
-                break
-            _execute(thread, line, decoding)
-        except UserError as error:  # watching goes on
-            print(error, file=sys.stderr)
 
 
 def _execute(thread: WatchThread, line: str, decoding: GenerationConfig) -> None:

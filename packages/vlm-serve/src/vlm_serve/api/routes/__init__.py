@@ -1,0 +1,1 @@
+"""The endpoints: each reads a body, has it answered, and writes the answer in OpenAI's shape."""

@@ -1,0 +1,46 @@
+"""`/v1/models`, and what tells that the server lives and what it does."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from prometheus_client.exposition import choose_encoder
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from vlm_serve.api.server import Server, server_of
+
+
+def _model(server: Server) -> dict[str, Any]:
+    facts = server.engine.facts()
+    known = {"id": facts.name, "object": "model", "created": server.created, "owned_by": "vlm-serve"}
+    return {
+        **known,
+        "digest": facts.digest,
+    }  # no field of OpenAI: `vlm-bench run --url` tells models apart by it
+
+
+async def list_models(request: Request) -> Response:
+    return JSONResponse({"object": "list", "data": [_model(server_of(request))]})
+
+
+async def retrieve_model(request: Request) -> Response:
+    server = server_of(request)
+    server.facts(request.path_params["model"])
+    return JSONResponse(_model(server))
+
+
+async def health(request: Request) -> Response:
+    """200 if requests can be answered, 503 while no worker is ready; neither waits for the engine."""
+    engine = server_of(request).engine
+    stats = engine.stats()
+    ready = stats.get("workers_ready", 1) > 0
+    body: dict[str, object] = {"status": "ok" if ready else "unavailable", "model": engine.facts().name}
+    if "model_folder_changed" in stats:
+        body["model_folder_changed"] = bool(stats["model_folder_changed"])
+    return JSONResponse(body, 200 if ready else 503)
+
+
+async def metrics(request: Request) -> Response:
+    encode, content_type = choose_encoder(request.headers.get("accept", ""))
+    return Response(encode(server_of(request).metrics.registry), headers={"Content-Type": content_type})

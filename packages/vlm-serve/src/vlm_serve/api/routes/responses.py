@@ -1,0 +1,129 @@
+"""`/v1/responses`."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from vlm_serve.api.answers.answer import Answer
+from vlm_serve.api.answers.response import AnswerResponse
+from vlm_serve.api.answers.response_object import ResponseShape
+from vlm_serve.api.answers.running import RunningAnswers
+from vlm_serve.api.conversation import Media, Turn, read_conversation
+from vlm_serve.api.errors import refused
+from vlm_serve.api.guard.context import owner
+from vlm_serve.api.guard.errors import RequestError
+from vlm_serve.api.schema.responses import InputImage, InputItem, ResponseBody
+from vlm_serve.api.schema.strict import parsed
+from vlm_serve.api.server import Server, new_id, server_of
+from vlm_serve.api.stored_responses import StoredResponse
+from vlm_serve.api.transport.body import read_json
+from vlm_serve.api.transport.disconnect import while_connected
+from vlm_serve.engine.request import ChatMessage, ChatPrompt, SamplingParams
+
+
+async def create(request: Request) -> Response:
+    body = parsed(ResponseBody, await read_json(request))
+    server = server_of(request)
+    facts, params = server.facts(body.model), body.params()
+    server.check_limits(1, params.max_tokens, facts, "max_output_tokens")
+    before, turns = _before(server, request, body), _turns(body)
+    reading = read_conversation(turns, facts, server.settings, before)
+    messages, places = await while_connected(request.receive, reading)
+    instructions = messages[:1] if body.instructions is not None else ()
+    conversation = (*before, *messages[len(instructions) :])
+    prompt = ChatPrompt((*instructions, *conversation))
+
+    def keep(response: Mapping[str, Any], answer: Answer) -> None:
+        if body.keep:
+            said = ChatMessage("assistant", (answer.text,))
+            server.responses.put(owner(request.scope), StoredResponse(response, (*conversation, said)))
+
+    running = RunningAnswers(
+        server.engine, server.requests(request, [prompt], params, 1), server.metrics, places=places
+    )
+    shape = ResponseShape(_echo(body, params, facts.name), new_id("msg_"), bool(body.include), keep)
+    return AnswerResponse(running, shape, stream=bool(body.stream))
+
+
+def _before(server: Server, request: Request, body: ResponseBody) -> tuple[ChatMessage, ...]:
+    """The conversation that `previous_response_id` names."""
+    name = body.previous_response_id
+    if name is None:
+        return ()
+    stored = server.responses.get(owner(request.scope), name)
+    if stored is None:
+        text = f"there is no response {name[:80]!r}, or no longer: responses are kept in memory"
+        raise refused("previous_response_id", text, code="previous_response_not_found")
+    return stored.messages
+
+
+def _turns(body: ResponseBody) -> list[Turn]:
+    turns = [] if body.instructions is None else [Turn("system", (body.instructions,), "instructions")]
+    if isinstance(body.input, str):
+        return [*turns, Turn("user", (body.input,), "input")]
+    return [*turns, *(_turn(item, f"input[{i}]") for i, item in enumerate(body.input))]
+
+
+def _turn(item: InputItem, place: str) -> Turn:
+    role = "system" if item.role == "developer" else item.role
+    if isinstance(item.content, str):
+        return Turn(role, (item.content,), place)
+    parts = tuple(
+        Media("image", part.image_url, f"{place}.content[{i}].image_url")
+        if isinstance(part, InputImage)
+        else part.text
+        for i, part in enumerate(item.content)
+    )
+    return Turn(role, parts, place)
+
+
+def _echo(body: ResponseBody, params: SamplingParams, model: str) -> dict[str, Any]:
+    """The fields of a response that repeat the request, or say what this server does."""
+    return {
+        "id": new_id("resp_"),
+        "object": "response",
+        "created_at": int(time.time()),
+        "background": False,
+        "instructions": body.instructions,
+        "max_output_tokens": body.max_output_tokens,
+        "metadata": body.metadata or {},
+        "model": model,
+        "parallel_tool_calls": body.parallel_tool_calls is not False,
+        "previous_response_id": body.previous_response_id,
+        "prompt_cache_key": body.prompt_cache_key,
+        "safety_identifier": body.safety_identifier,
+        "temperature": params.temperature,
+        "text": {"format": body.format.model_dump(by_alias=True, exclude_none=True)},
+        "tool_choice": body.tool_choice or "auto",
+        "tools": [],
+        "top_logprobs": body.top_logprobs or 0,
+        "top_p": params.top_p,
+        "truncation": "disabled",
+        "user": body.user,
+    }
+
+
+async def retrieve(request: Request) -> Response:
+    stored = server_of(request).responses.get(owner(request.scope), request.path_params["response"])
+    if stored is None:
+        raise _missing(request)
+    for name in request.query_params:
+        raise refused(name, "this parameter is not supported", code="unsupported_parameter")
+    return JSONResponse(stored.body)
+
+
+async def delete(request: Request) -> Response:
+    name = request.path_params["response"]
+    if not server_of(request).responses.delete(owner(request.scope), name):
+        raise _missing(request)
+    return JSONResponse({"id": name, "object": "response", "deleted": True})
+
+
+def _missing(request: Request) -> RequestError:
+    name = request.path_params["response"]
+    return RequestError(404, f"There is no response {name[:80]!r}, or no longer.", code="response_not_found")

@@ -1,0 +1,69 @@
+"""`response_format` of chat completions and `text.format` of responses."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, Tag
+
+from vlm_serve.api.schema.strict import Body, tag_of
+from vlm_serve.engine.request import Grammar
+
+SchemaName = Annotated[str, Field(pattern=r"^[a-zA-Z0-9_-]{1,64}$")]
+
+
+class TextFormat(Body):
+    type: Literal["text"]
+
+
+class JsonObjectFormat(Body):
+    type: Literal["json_object"]
+
+
+class NamedSchema(Body):
+    """A JSON schema; every answer matches it, `strict` or not. Name and description change nothing."""
+
+    name: SchemaName
+    schema_: Annotated[dict[str, Any], Field(alias="schema")]
+    strict: bool | None = None
+    description: Annotated[str, Field(max_length=4096)] | None = None
+
+
+class JsonSchemaFormat(Body):
+    type: Literal["json_schema"]
+    json_schema: NamedSchema
+
+
+class FlatSchemaFormat(NamedSchema):
+    """As `JsonSchemaFormat`, in the shape of the responses API."""
+
+    type: Literal["json_schema"]
+
+
+_KINDS = {"text": "@text", "json_object": "@json_object", "json_schema": "@json_schema"}
+ResponseFormat = Annotated[
+    Annotated[TextFormat, Tag("@text")]
+    | Annotated[JsonObjectFormat, Tag("@json_object")]
+    | Annotated[JsonSchemaFormat, Tag("@json_schema")],
+    tag_of("format", "type", _KINDS),
+]
+FlatResponseFormat = Annotated[
+    Annotated[TextFormat, Tag("@text")]
+    | Annotated[JsonObjectFormat, Tag("@json_object")]
+    | Annotated[FlatSchemaFormat, Tag("@json_schema")],
+    tag_of("format", "type", _KINDS),
+]
+
+
+def grammar_of(
+    form: TextFormat | JsonObjectFormat | JsonSchemaFormat | FlatSchemaFormat | None,
+) -> Grammar | None:
+    """What answers must match; None for free text."""
+    if isinstance(form, JsonObjectFormat):
+        return Grammar("json_object")
+    if isinstance(form, JsonSchemaFormat):
+        form = FlatSchemaFormat.model_construct(schema_=form.json_schema.schema_)
+    if isinstance(form, FlatSchemaFormat):
+        return Grammar("json_schema", json.dumps(form.schema_, ensure_ascii=False))
+    return None

@@ -1,0 +1,1 @@
+"""Between HTTP and values: bodies as JSON, server-sent events, and clients that go away."""

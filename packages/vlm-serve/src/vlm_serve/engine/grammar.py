@@ -1,0 +1,105 @@
+"""Grammars that answers must match: JSON schemas, compiled by llguidance for the model's tokenizer."""
+
+from __future__ import annotations
+
+import re
+import tempfile
+import threading
+from collections.abc import Collection
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vlm_core.errors import UserError, one_line
+from vlm_core.interfaces import Tokenizer
+from vlm_core.io.files import read_text
+from vlm_serve.engine.request import Grammar
+
+TOKENIZER = "tokenizer.json"
+OPTIONS = {"whitespace_pattern": r"[ \n]?", "lenient": False}
+"""One white space between two parts at most, so that no answer consists of them; unknown keywords are errors."""
+_BITS = torch.tensor([[byte >> bit & 1 for bit in range(8)] for byte in range(256)], dtype=torch.bool)
+"""The bits of each byte, the lowest first."""
+MAX_SCHEMA = 64 * 1024
+"""Characters of a schema."""
+
+
+class GrammarState:
+    """How far an answer has come in its grammar; for one thread."""
+
+    def __init__(self, matcher: Any, vocabulary: int, control_ids: Tensor, ends: Collection[int]) -> None:
+        self._matcher, self._vocabulary, self._control_ids = matcher, vocabulary, control_ids
+        self._ends = torch.tensor(sorted(ends))
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing can follow."""
+        return self._matcher.is_stopped()
+
+    def allowed(self) -> Tensor:
+        """Which ids (V,) may follow; those that end the answer only where the grammar may end."""
+        mask = torch.frombuffer(bytearray(self._matcher.compute_bitmask()), dtype=torch.uint8)
+        self._check()
+        allowed = _BITS[mask.int()].flatten()[: self._vocabulary]
+        allowed[self._control_ids] = False
+        allowed[self._ends] = self._matcher.is_accepting()
+        return allowed
+
+    def add(self, token: int) -> None:
+        """Go on by an id that was allowed."""
+        self._matcher.consume_token(token)
+        self._check()
+
+    def _check(self) -> None:
+        """Raise `UserError` if llguidance gave up: its limits of work ended."""
+        if self._matcher.is_error():
+            raise UserError(f"the JSON schema is too complex to follow: {_problem(self._matcher)}")
+
+
+class GrammarCompiler:
+    """Compiles grammars for a tokenizer, which must be saved as a tokenizer.json; threads may share it."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self.tokenizer, self._lock = tokenizer, threading.Lock()
+        self._control_ids = torch.tensor(sorted(set(tokenizer.control_tokens.values())), dtype=torch.long)
+
+    def compile(self, grammar: Grammar, ends: Collection[int]) -> GrammarState:
+        """The beginning of an answer; `ends` are the ids that end it. Raises `UserError` for a wrong schema."""
+        from llguidance import LLMatcher
+
+        if len(grammar.schema) > MAX_SCHEMA:
+            raise UserError(f"the JSON schema has {len(grammar.schema)} characters; at most {MAX_SCHEMA}")
+        schema = grammar.schema if grammar.kind == "json_schema" else '{"type": "object"}'
+        try:
+            source = LLMatcher.grammar_from_json_schema(schema, overrides=OPTIONS)  # pyright: ignore[reportArgumentType]
+        except ValueError as error:
+            raise UserError(f"the JSON schema can't be compiled: {one_line(error)}") from None
+        matcher = LLMatcher(self.backend, source, log_level=0)
+        if matcher.is_error():
+            raise UserError(f"the JSON schema can't be compiled: {_problem(matcher)}")
+        return GrammarState(matcher, len(self.tokenizer), self._control_ids, ends)
+
+    @property
+    def backend(self) -> Any:
+        """llguidance's tokenizer."""
+        with self._lock:
+            return self._backend
+
+    @cached_property
+    def _backend(self) -> Any:
+        from llguidance import LLTokenizer
+
+        with tempfile.TemporaryDirectory() as folder:
+            self.tokenizer.save(Path(folder))
+            if not (Path(folder) / TOKENIZER).is_file():
+                raise UserError(f"the model's tokenizer is not saved as {TOKENIZER}, which grammars need")
+            definition = read_text(Path(folder) / TOKENIZER)
+        return LLTokenizer(definition, n_vocab=len(self.tokenizer), eos_token=self.tokenizer.eos_id)
+
+
+def _problem(matcher: Any) -> str:
+    """llguidance's message in one line."""
+    return re.sub(r"\s+", " ", matcher.get_error())[:300]

@@ -1,0 +1,369 @@
+"""The steps of continuous batching: admit, read a part of a prompt, decode a token of every live answer.
+
+One thread calls `step`; the others add and cancel requests through `LocalEngine`.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from vlm_core.errors import UserError
+from vlm_core.generation.generate import Session
+from vlm_core.generation.prefix_reader import PrefixReader
+from vlm_serve.engine.decode_groups import Batching, Group
+from vlm_serve.engine.fair_queue import FairQueue
+from vlm_serve.engine.prepare import PreparedRequest, Preparer
+from vlm_serve.engine.request import Event, Failed, Finished, Piece, Started
+from vlm_serve.engine.row_sampler import Choice
+from vlm_serve.engine.settings import EngineSettings
+from vlm_serve.engine.state_costs import StateCosts
+from vlm_serve.engine.token_bytes import TokenNames
+
+log = logging.getLogger(__name__)
+CRASHED = Failed("crashed", "the server failed on this request; its log says why")
+NOT_FINITE = Failed(
+    "crashed", "the model's logits are not finite: its weights are damaged, or too large for their dtype"
+)
+KEPT_TURNS = 64
+"""Finished conversations that wait for being read to the end of their answer, at most."""
+
+
+class Receiver(Protocol):
+    """Who asked."""
+
+    cancelled: bool
+
+    def send(self, event: Event) -> None: ...
+
+
+@dataclass(eq=False)
+class Answer:
+    """A request from its preparation to its last event."""
+
+    prepared: PreparedRequest
+    receiver: Receiver
+    bytes: int = 0
+    tokens: list[int] = field(default_factory=list)
+    shown: list[str] = field(default_factory=list)
+    steps: Iterator[int] | None = None
+    session: Session | None = None
+    read: int = 0
+    cached: int | None = None
+
+    @property
+    def unread_keys(self) -> set[str]:
+        """Keys of the prefixes that are still to be read."""
+        return {history.key for history in self.prepared.plan.histories if history.positions > self.read}
+
+    @property
+    def unread(self) -> int:
+        return self.prepared.plan.positions - self.read
+
+
+@dataclass
+class Counters:
+    """Counts since the engine was started."""
+
+    requests: int = 0
+    finished: int = 0
+    failed: int = 0
+    cancelled: int = 0
+    generated_tokens: int = 0
+    prefill_positions: int = 0
+    cached_positions: int = 0
+    decode_steps: int = 0
+
+
+class Scheduler:
+    """Owns the live states of a model. Every method is called by one thread."""
+
+    def __init__(
+        self, reader: PrefixReader, preparer: Preparer, settings: EngineSettings, batching: Batching
+    ) -> None:
+        self.model, self.reader, self.preparer = reader.model, reader, preparer
+        self.settings, self.batching = settings, batching
+        self.costs = StateCosts.of(self.model)
+        self.names = TokenNames(preparer.tokenizer, preparer.grammars)
+        self.waiting: FairQueue[Answer] = FairQueue()
+        self.reading: list[Answer] = []
+        self.groups: list[Group[Answer]] = []
+        self.counters, self._turn = Counters(), 0
+        self._turns: deque[tuple[PreparedRequest, str]] = deque(maxlen=KEPT_TURNS)
+        self._keeping: Iterator[int] | None = None
+
+    @property
+    def live(self) -> list[Answer]:
+        """Answers that are being generated."""
+        return [answer for group in self.groups for answer in group.members]
+
+    @property
+    def slots_in_use(self) -> int:
+        return len(self.reading) + sum(len(group.members) for group in self.groups)
+
+    @property
+    def state_bytes(self) -> int:
+        """Bytes that are reserved for the states of all slots in use."""
+        return sum(answer.bytes for answer in (*self.reading, *self.live))
+
+    @property
+    def idle(self) -> bool:
+        """Whether no request waits or is being answered."""
+        return not (self.waiting or self.slots_in_use)
+
+    def add(self, answer: Answer) -> None:
+        """Let an answer wait for a slot; one that no slot can hold fails at once."""
+        prepared = answer.prepared
+        answer.bytes, budget = self.costs.bytes(prepared.positions), self.settings.state_bytes
+        self.counters.requests += 1
+        if budget is not None and answer.bytes > budget:
+            text = f"prompt and answer need {answer.bytes} bytes of state; the server has {budget}"
+            self._fail(answer, Failed("refused", f"{text}: lower max_tokens, or shorten the prompt"))
+            return
+        self.waiting.put(prepared.request.owner, answer)
+
+    def step(self) -> bool:
+        """Do a part of the work -> whether there was any."""
+        self._drop_cancelled()
+        self._admit()
+        worked = self._read_parts()
+        for group in list(self.groups):
+            if group.members:
+                self._decode(group)
+                worked = True
+        return worked or self._keep_a_turn()
+
+    def fail_all(self, failure: Failed) -> None:
+        """End every request."""
+        for answer in [*self.waiting.remove_if(lambda _: True), *self.reading, *self.live]:
+            self._fail(answer, failure)
+        self.reading, self.groups = [], []
+
+    def _drop_cancelled(self) -> None:
+        gone = self.waiting.remove_if(lambda answer: answer.receiver.cancelled)
+        gone += [answer for answer in self.reading if answer.receiver.cancelled]
+        self.reading = [answer for answer in self.reading if not answer.receiver.cancelled]
+        for group in list(self.groups):
+            if leaving := [answer for answer in group.members if answer.receiver.cancelled]:
+                gone += leaving
+                self._leave(group, leaving)
+        self.counters.cancelled += len(gone)
+
+    def _admit(self) -> None:
+        """Give free slots to those who wait, in turn; nobody overtakes one whose state has no room yet."""
+        while self.slots_in_use < self.settings.slots and (first := self.waiting.first()):
+            budget = self.settings.state_bytes
+            if budget is not None and self.state_bytes + first.bytes > budget:
+                return
+            answer = self.waiting.take()
+            answer.session = Session(self.model, prefill_chunk=self.settings.prefill_chunk)
+            answer.steps = self.reader.steps(answer.session, answer.prepared.plan, answer.prepared.owner)
+            self.reading.append(answer)
+
+    def _read_parts(self) -> bool:
+        """Read on: a part of one prompt, and others that are short enough to be read with it."""
+        self._turn += 1
+        room, worked = self.settings.prefill_chunk, False
+        while room > 0 and (answer := self._next_to_read(room if worked else None)):
+            room -= self._read_part(answer)
+            worked = True
+        return worked
+
+    def _next_to_read(self, room: int | None) -> Answer | None:
+        """In turn the prompt with the least left and the oldest; with `room`, the former if it fits."""
+        ready = [answer for answer in self.reading if not self._is_being_read(answer)]
+        if not ready:
+            return None
+        shortest = min(ready, key=lambda answer: answer.unread)
+        if room is not None:
+            return shortest if shortest.unread <= room else None
+        return shortest if self._turn % 2 else ready[0]
+
+    def _read_part(self, answer: Answer) -> int:
+        """Read a part of a prompt -> its positions, or as many as a whole part for other work."""
+        try:
+            return self._read(answer)
+        except UserError as error:
+            self.reading.remove(answer)
+            self._fail(answer, Failed("refused", str(error)))
+        except Exception:
+            log.exception("request %s: reading its prompt failed", answer.prepared.request.id)
+            self.reading.remove(answer)
+            self._fail(answer, CRASHED)
+        return self.settings.prefill_chunk
+
+    def _is_being_read(self, answer: Answer) -> bool:
+        """Whether another request is reading what this one begins with, which is then in the cache."""
+        if self.reader.cache is None or answer.cached is not None:
+            return False
+        return any(
+            other.cached is not None
+            and other.prepared.owner == answer.prepared.owner
+            and other.unread_keys & answer.unread_keys
+            for other in self.reading
+        )
+
+    def _read(self, answer: Answer) -> int:
+        assert answer.steps is not None
+        read = next(answer.steps)
+        if answer.cached is None:
+            answer.cached = answer.read = read
+            self.counters.cached_positions += read
+            if answer.unread:
+                read = next(answer.steps)
+        positions, answer.read = read - answer.read, read
+        self.counters.prefill_positions += positions
+        if not answer.unread:
+            self._begin(answer)
+        return positions or (self.settings.prefill_chunk if answer.unread else 1)
+
+    def _begin(self, answer: Answer) -> None:
+        """The first token of an answer whose prompt has been read."""
+        session, cached = answer.session, answer.cached
+        assert session is not None
+        assert cached is not None
+        self.reading.remove(answer)
+        answer.session = answer.steps = None
+        answer.receiver.send(Started(answer.prepared.plan.positions, cached))
+        logits, state = session.next_logits, session.state
+        assert logits is not None
+        assert state is not None
+        if self._choose([answer], logits):
+            self._join(answer, state)
+
+    def _join(self, answer: Answer, state: Any) -> None:
+        rows = self.batching.rows
+        group = next((group for group in self.groups if len(group.members) < rows), None)
+        if group is None:
+            group = Group(self.model, self.batching)
+            self.groups.append(group)
+        group.change([], [(answer, state)])
+
+    def _leave(self, group: Group[Answer], leaving: list[Answer]) -> None:
+        group.change(leaving, [])
+        if not group.members:
+            self.groups.remove(group)
+            return
+        others = [other for other in self.groups if other is not group]
+        roomy = [o for o in others if len(o.members) + len(group.members) <= self.batching.rows]
+        if roomy:  # two groups take two steps
+            roomy[0].change([], [(answer, group.taken(answer)) for answer in group.members])
+            self.groups.remove(group)
+
+    def _decode(self, group: Group[Answer]) -> None:
+        """One token of every member; an error ends these answers, and no others."""
+        members = list(group.members)
+        try:
+            with torch.inference_mode():
+                logits = group.step([answer.tokens[-1] for answer in members])
+                going_on = self._choose(members, logits)
+        except Exception:
+            log.exception("decoding a group of %d answers failed", len(members))
+            self.groups.remove(group)
+            for answer in members:
+                self._fail(answer, CRASHED)
+            return
+        self.counters.decode_steps += 1
+        if len(going_on) < len(members):
+            self._leave(group, [answer for answer in members if answer not in going_on])
+
+    def _choose(self, answers: list[Answer], logits: Tensor) -> list[Answer]:
+        """The next token of each answer from logits (answers, V) -> those that go on."""
+        known = logits[:, : len(self.preparer.tokenizer)]
+        best = known.max(-1)
+        finite, largest = best.values.isfinite().tolist(), best.indices.tolist()
+        going_on = []
+        for i, answer in enumerate(answers):
+            try:
+                sampler = answer.prepared.sampler
+                if sampler.is_argmax:
+                    choice = Choice(largest[i] if finite[i] else -1)
+                    sampler.count(choice.token)
+                else:
+                    choice = sampler.choose(known[i])
+                if self._take(answer, choice):
+                    going_on.append(answer)
+            except UserError as error:
+                self._fail(answer, Failed("refused", str(error)))
+            except Exception:
+                log.exception("request %s: choosing a token failed", answer.prepared.request.id)
+                self._fail(answer, CRASHED)
+        return going_on
+
+    def _take(self, answer: Answer, choice: Choice) -> bool:
+        """Send what a token adds to an answer -> whether the answer goes on."""
+        prepared, token = answer.prepared, choice.token
+        if token < 0:
+            self._fail(answer, NOT_FINITE)
+            return False
+        if token in prepared.ends:
+            self._finish(answer, "stop")
+            return False
+        answer.tokens.append(token)
+        self.counters.generated_tokens += 1
+        if prepared.grammar is not None:
+            prepared.grammar.add(token)
+        logprobs = () if choice.logprob is None else (self.names.logprob(choice),)
+        self._show(answer, Piece(prepared.text.add(token), 1, logprobs))
+        if prepared.text.stopped or (prepared.grammar is not None and prepared.grammar.ended):
+            self._finish(answer, "stop")
+            return False
+        if len(answer.tokens) >= prepared.max_tokens:
+            self._finish(answer, "length")
+            return False
+        return True
+
+    def _show(self, answer: Answer, piece: Piece) -> None:
+        answer.shown.append(piece.text)
+        answer.receiver.send(piece)
+
+    def _finish(self, answer: Answer, reason: Any) -> None:
+        text = answer.prepared.text
+        if rest := text.finish():
+            self._show(answer, Piece(rest, 0))
+        if text.stopped:
+            reason = "stop"
+        self.counters.finished += 1
+        answer.receiver.send(Finished(reason, len(answer.tokens)))
+        if self.reader.cache is not None and answer.prepared.conversation is not None:
+            self._turns.append((answer.prepared, "".join(answer.shown)))
+
+    def _fail(self, answer: Answer, failure: Failed) -> None:
+        self.counters.failed += 1
+        answer.receiver.send(failure)
+
+    def _keep_a_turn(self) -> bool:
+        """While nobody waits, read on in a conversation to the end of its answer, and keep the state in the cache.
+
+        The next turn of the conversation, which quotes the answer as text, begins there. A state that has decoded the
+        answer token by token has other bits than one that has read it, so it isn't the one that is kept.
+        """
+        if self._keeping is None:
+            if not self._turns:
+                return False
+            self._keeping = self._reading_of_turn(*self._turns.popleft())
+        try:
+            next(self._keeping)
+        except StopIteration:
+            self._keeping = None
+        except Exception:  # the next turn reads the answer itself
+            log.exception("keeping a finished conversation failed")
+            self._keeping = None
+        return True
+
+    def _reading_of_turn(self, prepared: PreparedRequest, answer: str) -> Iterator[int]:
+        conversation = prepared.conversation
+        assert conversation is not None
+        try:
+            tokens = self.preparer.rendered(conversation, answer)
+        except (UserError, ValueError):  # the template can't render such an answer
+            return
+        plan = self.reader.plan(tokens, conversation.images, system=conversation.system)
+        session = Session(self.model, prefill_chunk=self.settings.prefill_chunk)
+        yield from self.reader.steps(session, plan, prepared.owner)

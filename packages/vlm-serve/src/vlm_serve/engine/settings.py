@@ -1,0 +1,47 @@
+"""Limits of an engine."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from vlm_core.errors import UserError
+from vlm_core.states.cache import MEMORY_BYTES
+from vlm_core.states.disk_cache import DISK_BYTES
+
+
+@dataclass(frozen=True)
+class EngineSettings:
+    """What an engine may use. Raises `UserError` for values out of range."""
+
+    slots: int = 16
+    """Answers that are generated at once."""
+    state_bytes: int | None = None
+    """Budget of the live states together; None: that of all slots."""
+    queue: int = 256
+    """Requests that may wait for a slot; more are refused as `overloaded`."""
+    max_positions: int = 16384
+    """Positions that a prompt and its answer may have together."""
+    prefill_chunk: int = 512
+    """Positions of a prompt that are read between two steps of decoding."""
+    cache_bytes: int = MEMORY_BYTES
+    """Budget of the state cache in memory; 0 keeps no states."""
+    cache_folder: Path | None = None
+    """Folder that also keeps the states, across restarts."""
+    cache_folder_bytes: int = DISK_BYTES
+    shared_cache: bool = False
+    """Whether states are found by the requests of all owners."""
+    preparing_threads: int = 2
+    """Threads that render prompts and decode images."""
+
+    def __post_init__(self) -> None:
+        for name in ("slots", "queue", "max_positions", "prefill_chunk", "preparing_threads"):
+            self._at_least(name, 1)
+        for name in ("state_bytes", "cache_bytes", "cache_folder_bytes"):
+            if getattr(self, name) is not None:
+                self._at_least(name, 0)
+
+    def _at_least(self, name: str, least: int) -> None:
+        value = getattr(self, name)
+        if type(value) is not int or value < least:
+            raise UserError(f"{name} is {value!r}; expected a whole number, at least {least}")

@@ -1,0 +1,33 @@
+"""Owners take turns."""
+
+from vlm_serve.engine.fair_queue import FairQueue
+
+
+def filled(*items):
+    queue = FairQueue()
+    for item in items:
+        queue.put(item[0], item)
+    return queue
+
+
+def taken(queue):
+    return [queue.take() for _ in range(len(queue))]
+
+
+def test_owners_take_turns_and_keep_their_order():
+    assert taken(filled("a1", "a2", "a3", "b1", "c1", "b2")) == ["a1", "b1", "c1", "a2", "b2", "a3"]
+
+
+def test_one_who_comes_again_waits_for_the_others():
+    queue = filled("a1", "b1")
+    assert queue.first() == "a1"
+    assert queue.take() == "a1"
+    queue.put("a", "a2")
+    assert taken(queue) == ["b1", "a2"]
+    assert queue.first() is None
+
+
+def test_items_are_taken_out():
+    queue = filled("a1", "a2", "b1", "c1")
+    assert queue.remove_if(lambda item: item in ("a1", "b1")) == ["a1", "b1"]
+    assert list(queue) == taken(queue) == ["a2", "c1"]

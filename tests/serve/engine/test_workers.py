@@ -1,0 +1,87 @@
+"""Worker processes: the same answers, and clear failures when one ends."""
+
+import asyncio
+import os
+import signal
+import time
+
+import pytest
+from engine_cases import answered, chat, image_file, outcome, request
+
+from vlm_core.errors import UserError
+from vlm_serve.engine.local import LocalEngine
+from vlm_serve.engine.request import Failed, Finished, SamplingParams
+from vlm_serve.engine.settings import EngineSettings
+from vlm_serve.engine.worker_process import WorkerPlan
+from vlm_serve.engine.workers import ENDED, Workers
+
+SETTINGS = EngineSettings()
+
+
+@pytest.fixture(scope="module")
+def workers(tiny_folder):
+    workers = Workers(WorkerPlan(tiny_folder, SETTINGS, threads=1), ["cpu", "cpu"])
+    yield workers
+    asyncio.run(workers.close(0))
+
+
+def wait_for(condition, seconds=60):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it did not come about"
+        time.sleep(0.02)
+
+
+def test_answers_are_those_of_a_local_engine(workers, tiny_folder):
+    local = LocalEngine.load(tiny_folder, SETTINGS)
+    asked = [
+        request(chat(text, image_file(n)), name=str(n))
+        for n, text in enumerate(["red", "is there a circle?"])
+    ]
+    seen, expected = answered(workers, *asked), answered(local, *asked)
+    assert [one.answer for one in seen] == [one.answer for one in expected]
+    assert workers.facts() == local.facts()
+    assert workers.count_tokens("red circle") == local.count_tokens("red circle") > 0
+    wait_for(lambda: workers.stats().get("requests_finished_total") == 2)
+    assert workers.stats()["slots"] == 2 * SETTINGS.slots
+    asyncio.run(local.close(0))
+
+
+def test_a_killed_worker_fails_its_requests_and_is_started_again(workers):
+    long = SamplingParams(max_tokens=10_000, temperature=1.0, logit_bias={0: -100.0})
+
+    async def kill_one():
+        asked = [
+            asyncio.create_task(outcome(workers, request(chat("red"), long, name=str(n)))) for n in range(4)
+        ]
+        while sum(len(worker.tickets) for worker in workers.workers) < 4:
+            await asyncio.sleep(0.01)
+        assert [len(worker.tickets) for worker in workers.workers] == [2, 2]
+        os.kill(workers.workers[0].process.pid, signal.SIGKILL)
+        done, others = await asyncio.wait(asked, timeout=5)
+        for task in others:
+            task.cancel()
+        await asyncio.gather(*others, return_exceptions=True)
+        return [task.result() for task in done]
+
+    failed = asyncio.run(kill_one())
+    assert [one.last for one in failed] == [ENDED, ENDED]
+    (seen,) = answered(workers, request(chat("red")))
+    assert isinstance(seen.last, Finished)
+    wait_for(lambda: all(worker.ready for worker in workers.workers))
+    stats = workers.stats()
+    assert stats["worker_restarts_total"] == 1
+    assert stats["requests_finished_total"] >= 2
+    wait_for(lambda: workers.stats().get("slots_in_use") == 0)
+
+
+def test_requests_of_all_kinds_fail_alike(workers):
+    (seen,) = answered(workers, request(chat("")))
+    assert not isinstance(seen.last, Failed)
+    (seen,) = answered(workers, request(chat("red"), SamplingParams(max_tokens=10**6)))
+    assert seen.last.kind == "refused"
+
+
+def test_a_folder_that_is_no_model(tmp_path):
+    with pytest.raises(UserError, match=r"spec\.yaml"):
+        Workers(WorkerPlan(tmp_path, SETTINGS))
