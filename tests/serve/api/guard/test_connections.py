@@ -1,11 +1,15 @@
 """Limits of bytes and time on real connections: slow heads, slow bodies, clients that don't read."""
 
+import asyncio
 import socket
 import time
+from unittest.mock import Mock
 
 import pytest
 from guarded_server import application, error, head, response, served, until_closed
+from uvicorn.server import ServerState
 
+from vlm_serve.api.guard.protocol import limited_protocol, server_config
 from vlm_serve.api.guard.settings import ServerSettings
 
 
@@ -123,6 +127,26 @@ def test_a_client_that_does_not_read_is_disconnected(server):
         while getattr(app.state, "flood", "") != "ended":
             assert time.monotonic() < deadline, "the answer of a client that reads nothing goes on"
             time.sleep(0.05)
+
+
+@pytest.mark.parametrize("left", [0, 100])
+def test_the_end_of_an_answer_must_be_read_too(left):
+    """Less than what pauses writing stays in the transport's buffer, whose closing waits for the client."""
+    settings = ServerSettings(model=".", send_timeout=0.05)
+    config = server_config(application(settings), settings)
+    transport = Mock()
+    transport.get_write_buffer_size.return_value = 100
+
+    async def run():
+        protocol = limited_protocol(settings)(config, ServerState(), {})
+        protocol.connection_made(transport)
+        protocol.on_response_complete()
+        transport.get_write_buffer_size.return_value = left
+        await asyncio.sleep(0.2)
+        protocol.connection_lost(None)
+
+    asyncio.run(run())
+    assert transport.abort.called == bool(left)
 
 
 def test_an_answer_without_end_is_ended(connection):

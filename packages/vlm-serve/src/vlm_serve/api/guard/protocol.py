@@ -71,6 +71,12 @@ class _LimitedProtocol(H11Protocol):
         super().on_response_complete()
         if self.conn.their_state is h11.SEND_BODY:
             self._rest.start(_LINGER_SECONDS, self.transport.abort)
+        if self.transport.get_write_buffer_size():  # too little for `pause_writing`; it would wait for ever
+            self._reader.start(self.send_timeout, self._abort_unless_read)
+
+    def _abort_unless_read(self) -> None:
+        if self.transport.get_write_buffer_size():
+            self.transport.abort()
 
     def pause_writing(self) -> None:
         super().pause_writing()
