@@ -103,5 +103,6 @@ export class AnswerView {
 }
 
 function waitingDots() {
-  return element("p", { class: "dots", "aria-label": "Waiting for the answer", role: "img" }, ...[1, 2, 3].map(() => element("i")));
+  const dots = [1, 2, 3].map(() => element("i"));
+  return element("p", { class: "dots", "aria-label": "Waiting for the answer", role: "img" }, ...dots);
 }
