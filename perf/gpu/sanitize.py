@@ -20,7 +20,9 @@ from perf.lib.common import parser
 from perf.lib.gpu import DEVICE
 from perf.lib.tables import table
 
-from vlm_ssm import boundaries_of, ops
+from vlm_ssm import MambaMixer, boundaries_of, cast_parameters, ops
+from vlm_ssm.layers import decode
+from vlm_ssm.mamba_layer import MambaStack
 from vlm_ssm.registration.inputs import ScanInputs
 
 TOOLS = {"memcheck": ["--report-api-errors", "no"], "racecheck": []}
@@ -73,6 +75,20 @@ def norm(width: int) -> None:
     torch.autograd.grad(summed.sum() + y.sum(), leaves)
 
 
+@torch.no_grad()
+def layer(segmented: bool) -> None:
+    """A layer in bf16 as one operation with the state after it, and a token through two of them."""
+    mixers = [MambaMixer(40, 16, dt_rank=8).eval() for _ in range(2)]
+    for mixer in mixers:
+        cast_parameters(mixer, torch.bfloat16)
+    segments = torch.arange(LENGTH).expand(2, LENGTH) // 20 - 1 if segmented else None
+    x = torch.randn(2, LENGTH, 40).bfloat16()
+    _, state = mixers[0](x, None if segments is None else boundaries_of(segments), None)
+    stack = MambaStack(mixers, [torch.ones(40).bfloat16()] * 2, torch.ones(40).bfloat16(), 1e-5)
+    if decode.can_fuse(x[:, :1], mixers):
+        decode.fused_decode_step(x[:, :1], stack, [state.conv] * 2, [state.ssm] * 2)
+
+
 def run_all() -> None:
     with torch.device(DEVICE):
         for directions, width, segmented in itertools.product((1, 2), (40, 128), (False, True)):
@@ -82,6 +98,8 @@ def run_all() -> None:
         for states, dtype in itertools.product((8, 24, 64), (torch.bfloat16, torch.float32)):
             scan(1, 40, True, False, states, dtype)
         norm(72)
+        layer(False)
+        layer(True)
     if DEVICE.type == "cuda":
         torch.cuda.synchronize()
 

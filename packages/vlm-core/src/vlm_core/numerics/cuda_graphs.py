@@ -14,6 +14,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from vlm_core.numerics.graph_fingerprint import Fingerprint
+
 _log = logging.getLogger(__name__)
 Tensors = tuple[Tensor, ...]
 Function = Callable[..., Tensors]
@@ -39,27 +41,6 @@ def settings() -> tuple[Any, ...]:
         matmul.allow_bf16_reduced_precision_reduction,
         torch.are_deterministic_algorithms_enabled(),
     )
-
-
-def fingerprint(modules: Sequence[nn.Module]) -> list[int] | None:
-    """What a graph of these modules depends on: the modules and the addresses of their weights.
-
-    None if a graph would leave something out: a hook, a replaced `forward`, the randomness of training. Weights that
-    change in place are read as they are.
-    """
-    parts: list[int] = []
-    todo = list(modules)
-    while todo:  # dictionaries: `modules()` and attributes take several times as long
-        module = todo.pop()
-        own = module.__dict__
-        if own["_forward_hooks"] or own["_forward_pre_hooks"] or own["training"] or "forward" in own:
-            return None
-        parts.append(id(module))
-        for tensors in (own["_parameters"], own["_buffers"]):
-            parts += [t.data_ptr() for t in tensors.values() if t is not None]
-        todo += [child for child in own["_modules"].values() if child is not None]
-    everywhere = torch.nn.modules.module
-    return None if everywhere._global_forward_hooks or everywhere._global_forward_pre_hooks else parts
 
 
 @contextmanager
@@ -130,6 +111,7 @@ class CudaGraphs:
         self._graphs: OrderedDict[Any, _Graph] = OrderedDict()
         self._called: OrderedDict[Any, None] = OrderedDict()  # once, without a graph
         self._refused: set[Any] = set()  # what can't be captured
+        self._fingerprint = Fingerprint()
         self._lock = threading.RLock()
         self._pool: Any = None
         self._done: Any = None  # the end of the last call: graphs that share memory must not overlap
@@ -158,7 +140,7 @@ class CudaGraphs:
         self, key: Any, function: Function, modules: Sequence[nn.Module], inputs: Tensors
     ) -> _Graph | None:
         """The graph of these shapes; None if the function is to be called instead."""
-        now = None if key in self._refused else fingerprint(modules)
+        now = None if key in self._refused else self._fingerprint.of(modules)
         if now is None:
             return None
         graph = self._graphs.pop(key, None)

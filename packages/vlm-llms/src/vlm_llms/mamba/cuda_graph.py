@@ -11,7 +11,8 @@ import torch
 from torch import Generator, Tensor, nn
 
 from vlm_core.interfaces import Sampler
-from vlm_core.numerics.cuda_graphs import capturing, fingerprint, refused, settings
+from vlm_core.numerics.cuda_graphs import capturing, refused, settings
+from vlm_core.numerics.graph_fingerprint import Fingerprint
 
 Buffers = tuple[Tensor, Tensor]
 """Convolution and recurrent states of all layers."""
@@ -130,6 +131,7 @@ class IdleDecoders:
         self.limit = limit
         self._idle: list[tuple[Any, list[int], CudaGraphDecoder]] = []
         self._refused: set[Any] = set()
+        self._fingerprint = Fingerprint()
         self._lock = threading.Lock()  # two answers must not get the same decoder
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -145,7 +147,7 @@ class IdleDecoders:
 
         Decoders of weights that have moved are dropped.
         """
-        now, key = fingerprint(modules), (key, settings())
+        now, key = self._fingerprint.of(modules), (key, settings())
         if now is None or key in self._refused:
             return None
         if (idle := self._take_idle(key, now)) is not None:

@@ -14,7 +14,6 @@ from vlm_ssm.fused.inputs import (
     linear,
     norm_kernels,
 )
-from vlm_ssm.registration.layouts import dense
 from vlm_ssm.registration.torch_modes import without_autocast
 from vlm_ssm.torch.ops import after
 
@@ -23,8 +22,9 @@ def normed(inputs: MixerInputs) -> tuple[Tensor, Tensor, Tensor]:
     """What the mixer reads, in the dtype of products, x + out, and the scale of each row; empty where there is none."""
     if inputs.norm is None:
         return inputs.x, inputs.x.new_empty(0), inputs.x.new_empty(0)
-    forward = norm_kernels(inputs.backend, inputs.x).forward
-    summed, y, scale = forward(inputs.x, inputs.out, dense(inputs.norm), inputs.eps, inputs.dtype)
+    kernels = norm_kernels(inputs.backend, inputs.x)
+    weight = kernels.weight(inputs.norm)
+    summed, y, scale = kernels.forward(inputs.x, inputs.out, weight, inputs.eps, inputs.dtype)
     return y, summed, scale
 
 

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from vlm_ssm.registration.layouts import NATIVE
+from vlm_ssm.registration.layouts import NATIVE, dense
 from vlm_ssm.registration.library import Operation
 from vlm_ssm.registration.torch_modes import grad_needed
 
@@ -27,14 +27,19 @@ class NormKernels(NamedTuple):
     `forward(residual, out, weight, eps, dtype)` -> residual + out (empty without `out`), its norm in `dtype`, and the
     scale of each row. `backward(grad_y, grad_summed, summed, weight, scale)` -> gradients of the sum and of the weight,
     fp32; it takes `added`, a tensor like the sum of any dtype to which it writes the gradient of the sum as well.
-    Residual and weight are fp32; everything is contiguous. `scale(residual)` -> the shape of the scale. `dtypes`: those
-    of `out` and of the norm that the kernels read and write.
+    The residual is fp32; everything is contiguous. `scale(residual)` -> the shape of the scale. `dtypes`: those
+    of `out` and of the norm that the kernels read and write. `weights`: those of the weight.
     """
 
     forward: Callable[[Tensor, Tensor | None, Tensor, float, torch.dtype], tuple[Tensor, Tensor, Tensor]]
     backward: Callable[..., tuple[Tensor, Tensor]]
     scale: Callable[[Tensor], tuple[int, ...]] = lambda residual: residual.shape[:-1]
     dtypes: Container[torch.dtype] = NATIVE
+    weights: Container[torch.dtype] = (torch.float32,)
+
+    def weight(self, given: Tensor) -> Tensor:
+        """The weight as the kernels read it."""
+        return given.contiguous() if given.dtype in self.weights else dense(given)
 
 
 def writing_added(

@@ -58,7 +58,7 @@ class TrainConfig(StrictModel):
     )
     cuda_graphs: bool = Field(
         default=True,
-        description="on one GPU, repeat micro-batches of up to 8192 positions as CUDA graphs, padded to a few shapes",
+        description="on one GPU, repeat small micro-batches as CUDA graphs, padded to a few shapes",
     )
     max_length: PositiveInt = Field(
         default=2048, le=2**20, description="tokens per sample, image tokens included"

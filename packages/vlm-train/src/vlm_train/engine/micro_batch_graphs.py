@@ -22,8 +22,8 @@ from vlm_train.distributed.base import DDPStrategy, bits
 from vlm_train.engine.padded_batch import padded, positions
 
 log = logging.getLogger(__name__)
-MOST_POSITIONS = 8192
-"""Of a micro-batch: larger ones are bound by the GPU."""
+MOST_WORK = 4e12
+"""Positions of a micro-batch times weights of the language model: with more, the GPU takes longer than Python."""
 MOST_GRAPHS = 32
 """That are kept; those used last."""
 ROOM = 1.25
@@ -71,7 +71,7 @@ def why_not_fixed(module: nn.Module) -> str | None:
         hooks = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
         if any(own[hook] for hook in hooks):
             return f"{name} has hooks"
-        if "forward" in own:
+        if "forward" in own and name:  # accelerate gives the outermost module one that casts
             return f"{name} has another forward, as with activation_checkpointing"
         if child.training and getattr(child, "running_mean", None) is not None:
             return f"{name} has running statistics"
@@ -86,6 +86,7 @@ class MicroBatchGraphs:
     ) -> None:
         self.strategy, self.module, self.limit, self._record = strategy, module, limit, recorder
         self._params = [p for p in module.parameters() if p.requires_grad]
+        self._weights = sum(p.numel() for p in strategy.unwrapped(module).model.llm.parameters())
         self._grads: list[Tensor] = []  # of all parameters, written by every graph
         self._graphs: OrderedDict[Any, _Graph] = OrderedDict()
         self._seen: dict[Any, _Seen] = {}
@@ -98,7 +99,7 @@ class MicroBatchGraphs:
 
     def takes(self, batches: Sequence[Batch]) -> bool:
         """Whether these micro-batches are padded and may be graphs."""
-        return all(batch.input_ids.numel() <= MOST_POSITIONS for batch in batches)
+        return all(batch.input_ids.numel() * self._weights <= MOST_WORK for batch in batches)
 
     def positions(self, batches: Sequence[Batch]) -> int:
         """Positions of these micro-batches as they are computed, padding included."""
@@ -186,7 +187,7 @@ class MicroBatchGraphs:
             return self._passes(own)
 
         self._give_gradients()
-        replay, loss, self._pool = self._record(run, self._pool)
+        replay, loss, self._pool = self._recorded(run)
         return _Graph(own, replay, loss)
 
     def _first_graph(self, own: Inputs) -> _Graph | None:
@@ -204,7 +205,7 @@ class MicroBatchGraphs:
         digests = _digests(expected[0], self._params)
         drawn = any(not torch.equal(a, b) for a, b in zip(random, _random_states(), strict=True))
         del expected
-        replay, loss, self._pool = self._record(lambda: self._passes_from_none(own), self._pool)
+        replay, loss, self._pool = self._recorded(lambda: self._passes_from_none(own))
         self._grads = [p.grad for p in self._params if p.grad is not None]
         replay()
         if drawn or not torch.equal(digests, _digests(loss, self._params)):
@@ -215,6 +216,11 @@ class MicroBatchGraphs:
                 parameter.grad = None
             return None
         return _Graph(own, replay, loss)
+
+    def _recorded(self, run: Callable[[], Tensor]) -> tuple[Callable[[], None], Tensor, Any]:
+        """Each weight is cast once: the backward pass reads the copies of the forward pass."""
+        with self.strategy.weights_cast_once():
+            return self._record(run, self._pool)
 
     def _passes_from_none(self, inputs: Inputs) -> Tensor:
         for parameter in self._params:

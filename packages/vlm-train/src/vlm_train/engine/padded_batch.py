@@ -11,9 +11,9 @@ from torch import Tensor
 from vlm_core.interfaces import PADDING
 from vlm_core.text.batch import Batch
 
-LEAST_POSITIONS, LEAST_TARGETS = 64, 64
-OCTAVE = 16
-"""Numbers of positions from one power of two to the next: padding is at most 12 %, 3 % on average."""
+LEAST_POSITIONS, LEAST_TARGETS = 32, 64
+OCTAVE = 32
+"""Numbers of positions from one power of two to the next, twice: padding is at most 6 % from 512 positions on."""
 WHOLE = 512
 """From so many targets on, their number is rounded up to a multiple of this, below to a power of two."""
 

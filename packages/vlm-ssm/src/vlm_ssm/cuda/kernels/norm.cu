@@ -1,11 +1,14 @@
 // Residual addition and RMSNorm, forward and backward.
 //
 // -DROW: type of `out` and its gradient. -DMAT: type of y and its gradient. -DADDED: there is an `out`.
+// -DWEIGHT: type of the weight.
 #include "norm_rows.cuh"
+
+typedef TypeOf<WEIGHT>::Type Weight;
 
 struct Arguments {
   const float* residual; const Row* out;  // (rows, width)
-  const float* weight; float* summed; Mat* y;
+  const Weight* weight; float* summed; Mat* y;
   float* scale;                           // (rows)
   const Mat* grad_y; const float* grad_summed;
   float* grad; Row* grad_out;             // of the sum; grad_out may be null
@@ -25,7 +28,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) norm_forward(const __grid_
       UNROLL for (int c = 0; c < N; ++c) v[i][c] += out[c];
       store<float, N>(a.summed + row + column, v[i]);
     }
-    load<float, N>(a.weight + column).open(w[i]);
+    load<Weight, N>(a.weight + column).open(w[i]);
   });
   float square = 0.f;
   UNROLL for (int i = 0; i < PER; ++i)
@@ -56,7 +59,7 @@ extern "C" __global__ void __launch_bounds__(THREADS) norm_backward(const __grid
     });
     vectors(a.width, [&](int i, int column) {
       float w[N];
-      load<float, N>(a.weight + column).open(w);
+      load<Weight, N>(a.weight + column).open(w);
       UNROLL for (int c = 0; c < N; ++c) {
         normal[i][c] *= scale;
         total[i][c] = fmaf(g[i][c], normal[i][c], total[i][c]);

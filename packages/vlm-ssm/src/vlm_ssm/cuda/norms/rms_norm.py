@@ -62,11 +62,18 @@ _TENSORS = (
 
 @lru_cache(PLANS)
 def _launch(
-    which: str, rows: int, width: int, added: torch.dtype | None, normed: torch.dtype, eps: float, device: int
+    which: str,
+    rows: int,
+    width: int,
+    dtypes: tuple[torch.dtype | None, torch.dtype, torch.dtype],
+    eps: float,
+    device: int,
 ) -> Launch:
-    """`which`: forward or backward; dtypes of what is added, None if nothing is, and of y."""
+    """`which`: forward or backward; dtypes of what is added, None if nothing is, of y, and of the weight."""
+    added, normed, weight = dtypes
     each = rows_of_block(rows) if which == "backward" else 1
-    kinds = {"ROW": KINDS[added or normed], "MAT": KINDS[normed], "ADDED": added is not None}
+    kinds = {"ROW": KINDS[added or normed], "MAT": KINDS[normed], "WEIGHT": KINDS[weight]}
+    kinds["ADDED"] = added is not None
     constants = row_constants(width) | kinds
     run = kernel("norm.cu", f"norm_{which}", **constants)
     sizes = {"rows": rows, "width": width, "each": each, "eps": float_bits(eps)}
@@ -83,8 +90,8 @@ def _forward(
     summed = residual.new_empty(0) if out is None else torch.empty_like(residual)
     y, scale = torch.empty_like(residual, dtype=dtype), residual.new_empty(residual.shape[:-1])
     if scale.numel():
-        added, width = None if out is None else out.dtype, residual.shape[-1]
-        launch = _launch("forward", scale.numel(), width, added, dtype, eps, residual.get_device())
+        dtypes = None if out is None else out.dtype, dtype, weight.dtype
+        launch = _launch("forward", scale.numel(), residual.shape[-1], dtypes, eps, residual.get_device())
         launch(residual, out, weight, summed, y, scale, None, None, None, None, None)
     return summed, y, scale
 
@@ -104,13 +111,13 @@ def _backward(
     grad_summed = None if grad_summed is None else aligned(grad_summed.contiguous())
     grad, sums = torch.empty_like(summed), summed.new_empty(-(-rows // rows_of_block(rows)), width)
     if rows:
-        dtype = None if added is None else added.dtype
-        launch = _launch("backward", rows, width, dtype, grad_y.dtype, 0.0, summed.get_device())
+        dtypes = None if added is None else added.dtype, grad_y.dtype, weight.dtype
+        launch = _launch("backward", rows, width, dtypes, 0.0, summed.get_device())
         launch(None, None, weight, summed, None, scale, grad_y, grad_summed, grad, added, sums)
     return grad, sums.sum(0)
 
 
-KERNELS = NormKernels(_forward, _backward, dtypes=KINDS)
+KERNELS = NormKernels(_forward, _backward, dtypes=KINDS, weights=KINDS)
 _add_rms_norm = registered_norm("cuda", KERNELS)
 
 
