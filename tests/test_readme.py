@@ -50,8 +50,8 @@ def test_every_command_is_marked_and_run():
     commands = [b.text for b in blocks(README) if b.language == "bash"]
     assert commands == list(marked().values())
     script = (ROOT / ".ci/run").read_text()
-    assert set(marked()) == {"train", "test", "use", "state", "own"}
-    assert all(f"$(block {name})" in script for name in ("train", "test", "use", "state"))
+    assert set(marked()) == {"train", "test", "use", "state", "serve", "own"}
+    assert all(f"$(block {name})" in script for name in ("train", "test", "use", "state", "serve"))
 
 
 def test_the_main_job_is_the_quickstart():
@@ -62,6 +62,16 @@ def test_the_main_job_is_the_quickstart():
 def test_state(assembled):
     run("state", assembled)
     assert (assembled / "runs/talk.state").stat().st_size < 2**20, "a few hundred kilobytes"
+
+
+def test_serve(assembled):
+    """The command line's request, and the official client's while the server runs."""
+    python = next(b for b in blocks(README) if b.language == "python" and "openai" in b.text)
+    (assembled / "ask.py").write_text(python.text)
+    block = marked()["serve"].replace("kill %1;", "python ask.py; kill %1;")
+    assert block != marked()["serve"]
+    out = run_bash(Block("bash", "", re.sub(r"^uv run ", "", block, flags=re.MULTILINE), 0), assembled)
+    assert '"object":"chat.completion"' in out.replace(" ", "")
 
 
 def test_use(assembled):

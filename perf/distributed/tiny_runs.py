@@ -159,7 +159,7 @@ def same_order(a: Path, b: Path) -> bool:
     return rows[0] == rows[1]
 
 
-def largest_difference(a: Path, b: Path) -> float:
-    """Of all losses, relative."""
-    pairs = zip(metrics(a), metrics(b), strict=True)
+def largest_difference(a: Path, b: Path, first: int | None = None) -> float:
+    """Of all losses, or of the `first`, relative."""
+    pairs = list(zip(metrics(a), metrics(b), strict=True))[:first]
     return max(abs(x["loss"] - y["loss"]) / abs(y["loss"]) for x, y in pairs)

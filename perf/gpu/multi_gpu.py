@@ -143,9 +143,13 @@ def killed_rows(options: argparse.Namespace) -> Rows:
 
 
 def compared(options: argparse.Namespace, folder: Path, to_the_bit: bool) -> list[str]:
-    """Against the run left alone: weights, metrics, losses."""
+    """Against the run left alone: weights, metrics, losses.
+
+    Not to the bit, losses of the first stage are compared: in the second one rounding grows, from 1e-7 to 3e-3 in a
+    hundred steps on a CPU as well.
+    """
     alone = options.folder / "alone"
-    difference = tiny_runs.largest_difference(folder, alone)
+    difference = tiny_runs.largest_difference(folder, alone, None if to_the_bit else options.steps)
     same = [tiny_runs.same_weights(folder, alone), tiny_runs.same_metrics(folder, alone)]
     if not to_the_bit:
         same = [True, tiny_runs.same_order(folder, alone) and difference < 1e-4]
