@@ -114,3 +114,12 @@ def test_runs_that_differ_are_told_apart(tmp_path):
     assert [same_metrics(a, x) for x in (b, c, d)] == [True, False, False]
     assert [same_order(a, x) for x in (b, c, d)] == [True, True, False]
     assert not same_weights(none, none)
+
+
+@pytest.mark.slow
+def test_the_soak_loses_no_request():
+    command = [sys.executable, "-m", "perf.serve.soak", "--smoke"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert ", 0 silent\n" in done.stdout
+    assert done.stdout.count("killed worker") == 2
