@@ -33,6 +33,10 @@ COMMANDS = [
     ("vlm-bench", "--help"),
     ("vlm-bench", "score", "pope", "--help"),
     ("vlm-bench", "submit", "mmbench", "--help"),
+    ("vlm-predict", "--help"),
+    ("vlm-serve", "--help"),
+    ("vlm-serve", "keys", "--help"),
+    ("vlm-serve", "keys", "add", "--help"),
 ]
 
 
@@ -78,7 +82,7 @@ def test_a_missing_file(tmp_path: Path) -> None:
 
 
 def test_importing_a_package_is_light() -> None:
-    names = ["vlm_core", "vlm_encoders", "vlm_connectors", "vlm_llms", "vlm_train", "vlm_bench"]
+    names = ["vlm_core", "vlm_encoders", "vlm_connectors", "vlm_llms", "vlm_train", "vlm_bench", "vlm_serve"]
     code = f"import sys, {', '.join(names)}; print(sorted(set({HEAVY}) & set(sys.modules)))"
     assert run(sys.executable, "-c", code).stdout == "[]\n"
 

@@ -19,7 +19,16 @@ pytestmark = pytest.mark.slow
 
 UV = find_uv_bin()
 ROOT = Path(__file__).parents[2]
-OURS = ("vlm-ssm", "vlm-core", "vlm-encoders", "vlm-connectors", "vlm-llms", "vlm-train", "vlm-bench")
+OURS = (
+    "vlm-ssm",
+    "vlm-core",
+    "vlm-encoders",
+    "vlm-connectors",
+    "vlm-llms",
+    "vlm-train",
+    "vlm-bench",
+    "vlm-serve",
+)
 HEAVY = {"timm", "open-clip-torch", "transformers", "accelerate", "matplotlib", "torchvision", "numba"}
 BRINGS = {"vlm-train": {"accelerate", "matplotlib"}}
 NEEDS = {"vlm-ssm": set(), "vlm-connectors": {"vlm-core", "vlm-ssm"}, "vlm-llms": {"vlm-core", "vlm-ssm"}}

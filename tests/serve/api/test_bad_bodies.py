@@ -1,6 +1,7 @@
 """Bodies that get no answer: status, place and sentence."""
 
 import json
+import time
 
 import bad_bodies
 import pytest
@@ -107,7 +108,24 @@ def test_lists_of_any_length_have_a_limit(post):
         "stop: expected at most 16"
     )
     metadata = {str(number): "" for number in range(17)}
-    assert refusal(post(RESPONSE_PATH, {**RESPONSE, "metadata": metadata}))["param"] == "metadata"
+    error = refusal(post(RESPONSE_PATH, {**RESPONSE, "metadata": metadata}))
+    assert error["message"] == "metadata: expected an object of at most 16 fields, got 17."
+
+
+@pytest.mark.parametrize("place", ["body", "logit_bias", "messages[0]"])
+def test_objects_of_any_size_are_refused_at_once(post, place):
+    """Not after a fault for each of their fields."""
+    many = {str(number): "x" for number in range(200_000)}
+    fields = {
+        "body": many,
+        "logit_bias": {"logit_bias": many},
+        "messages[0]": {"messages": [{"role": "user", **many}]},
+    }
+    began = time.process_time()
+    error = refusal(post(CHAT_PATH, {**CHAT, **fields[place]}))
+    assert time.process_time() - began < 2
+    assert error["param"] == place
+    assert "expected an object of at most" in error["message"]
 
 
 def test_a_long_unknown_name_is_cut(post):

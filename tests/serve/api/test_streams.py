@@ -187,6 +187,22 @@ def test_requests_on_one_connection(live):
     assert engine.active == 0
 
 
+def test_the_asynchronous_client_over_a_socket(live):
+    """Ten streams at once, each whole."""
+    address = live(ScriptedEngine())
+
+    async def read(client):
+        stream = await client.chat.completions.create(**CHAT, stream=True)
+        return "".join([chunk.choices[0].delta.content or "" async for chunk in stream])
+
+    async def read_all():
+        base_url = "http://{}:{}/v1".format(*address)
+        async with openai.AsyncOpenAI(api_key="none", base_url=base_url, max_retries=0) as client:
+            return await asyncio.gather(*(read(client) for _ in range(10)))
+
+    assert asyncio.run(read_all()) == ["one two"] * 10
+
+
 def test_identical_requests_at_once(settings):
     engine = ScriptedEngine()
 

@@ -36,6 +36,7 @@ class SlowEngine(ScriptedEngine):
 
 def main():
     """Serve until a signal; `ready` is printed once the server listens. The grace is a minute."""
+    from vlm_core.cli.output import say
     from vlm_serve.api.app import create_app
     from vlm_serve.api.guard.protocol import server_config
     from vlm_serve.api.guard.settings import ServerSettings
@@ -46,7 +47,7 @@ def main():
     engine.closing = asyncio.Event()
     config = server_config(create_app(engine, settings), settings)
     with bound_socket("127.0.0.1", 0) as listener:
-        GracefulServer(config, engine, settings.grace, lambda: print("ready", flush=True)).run([listener])
+        GracefulServer(config, engine, settings.grace, lambda: say("ready")).run([listener])
 
 
 if __name__ == "__main__":

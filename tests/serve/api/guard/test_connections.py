@@ -57,6 +57,12 @@ def test_a_large_head_is_refused(connection):
     assert error(connection)[0] == 400
 
 
+def test_a_large_head_that_comes_at_once_is_refused(connection):
+    connection.sendall(head("/v1/echo", "x: " + "y" * 4096, "content-length: 0"))
+    status, fault = error(connection)
+    assert (status, fault["code"]) == (431, "head_too_large")
+
+
 @pytest.mark.parametrize("text", [b"\0" * 50 + b"\r\n\r\n", b"HELO\r\n\r\n", b"GET / HTTP/1.1\r\n\r\n"])
 def test_what_is_no_http_is_refused(connection, text):
     connection.sendall(text)

@@ -19,6 +19,7 @@ Section = tuple[str, Rows]
 LIBRARIES = {  # name -> distribution
     "vlm-core": "vlm-core",
     "vlm-ssm": "vlm-ssm",
+    "vlm-serve": "vlm-serve",
     "torch": "torch",
     "numba": "numba",
     "llvmlite": "llvmlite",

@@ -42,6 +42,7 @@ class LocalEngine:
         self.settings = settings = settings or EngineSettings()
         self.cache = _cache(settings)
         self.reader = PrefixReader(model, template, self.cache)
+        self.reader.prepare()
         self.preparer = Preparer(self.reader, settings.max_positions, shared_cache=settings.shared_cache)
         self._facts = _facts(model, template, name, settings.max_positions)
         self.scheduler = Scheduler(self.reader, self.preparer, settings, Batching.of(model))

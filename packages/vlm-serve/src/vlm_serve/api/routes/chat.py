@@ -2,27 +2,24 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import AsyncGenerator
-from contextlib import aclosing
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import Response
 
+from vlm_serve.api.answers.answer import Answer
+from vlm_serve.api.answers.completion_object import CompletionShape
 from vlm_serve.api.answers.logprobs import chat_logprobs
 from vlm_serve.api.answers.response import AnswerResponse
 from vlm_serve.api.answers.running import RunningAnswers
 from vlm_serve.api.conversation import Media, Turn, read_conversation
-from vlm_serve.api.guard.errors import RequestError
 from vlm_serve.api.schema.chat import ChatBody, ChatItem, ImagePart, TextPart
 from vlm_serve.api.schema.strict import parsed
-from vlm_serve.api.server import fingerprint, new_id, server_of
+from vlm_serve.api.server import server_of
 from vlm_serve.api.transport.body import read_json
 from vlm_serve.api.transport.disconnect import while_connected
-from vlm_serve.api.transport.sse import DONE, event
-from vlm_serve.engine.request import ChatPrompt, Event, Finished, ModelFacts, Piece
+from vlm_serve.engine.request import ChatPrompt, Piece, TokenLogprob
 
 
 async def create(request: Request) -> Response:
@@ -36,7 +33,9 @@ async def create(request: Request) -> Response:
     messages, places = await while_connected(request.receive, reading)
     requests = server.requests(request, [ChatPrompt(messages)], params, n)
     running = RunningAnswers(server.engine, requests, server.metrics, per_prompt=n, places=places)
-    return AnswerResponse(running, _ChatShape.of(facts, body), stream=bool(body.stream))
+    usage = bool(body.stream_options and body.stream_options.include_usage)
+    shape = _ChatShape(facts, logprobs=bool(body.logprobs), usage=usage)
+    return AnswerResponse(running, shape, stream=bool(body.stream))
 
 
 def turn_of(message: ChatItem, place: str) -> Turn:
@@ -58,81 +57,29 @@ def _part(part: Any, place: str) -> str | Media:
     return Media("video", part.video_url.url, f"{place}.video_url.url")
 
 
-@dataclass(frozen=True)
-class _ChatShape:
-    """What all objects of one answer have in common, and the objects themselves."""
+class _ChatShape(CompletionShape):
+    prefix, kind, chunk_kind = "chatcmpl-", "chat.completion", "chat.completion.chunk"
 
-    id: str
-    created: int
-    model: str
-    fingerprint: str
-    logprobs: bool
-    usage: bool
-    """Whether a stream ends with the usage."""
-
-    @classmethod
-    def of(cls, facts: ModelFacts, body: ChatBody) -> _ChatShape:
-        return cls(
-            id=new_id("chatcmpl-"),
-            created=int(time.time()),
-            model=facts.name,
-            fingerprint=fingerprint(facts),
-            logprobs=bool(body.logprobs),
-            usage=bool(body.stream_options and body.stream_options.include_usage),
-        )
-
-    def _object(self, kind: str, choices: list[dict[str, Any]], **more: Any) -> dict[str, Any]:
+    def choice(self, number: int, answer: Answer) -> dict[str, Any]:
         return {
-            "id": self.id,
-            "object": kind,
-            "created": self.created,
-            "model": self.model,
-            "system_fingerprint": self.fingerprint,
-            "choices": choices,
-            **more,
+            "index": number,
+            "message": {"role": "assistant", "content": answer.text, "refusal": None},
+            "logprobs": self._logprobs(answer.logprobs),
+            "finish_reason": answer.finish_reason,
         }
 
-    def whole(self, running: RunningAnswers) -> dict[str, Any]:
-        choices = [
-            {
-                "index": i,
-                "message": {"role": "assistant", "content": answer.text, "refusal": None},
-                "logprobs": chat_logprobs(answer.logprobs) if self.logprobs else None,
-                "finish_reason": answer.finish_reason,
-            }
-            for i, answer in enumerate(running.answers)
-        ]
-        return self._object("chat.completion", choices, usage=running.usage.completion_usage())
+    def first(self, number: int) -> dict[str, Any]:
+        return self._delta(number, {"role": "assistant", "content": "", "refusal": None})
 
-    async def events(self, running: RunningAnswers) -> AsyncGenerator[bytes, None]:
-        """Role, content and reason of each answer, then the usage if asked for; after an error nothing more."""
-        null_usage = {"usage": None} if self.usage else {}
+    def changed(self, number: int, piece: Piece) -> dict[str, Any]:
+        return self._delta(number, {"content": piece.text}, logprobs=self._logprobs(piece.logprobs))
 
-        def chunk(choices: list[dict[str, Any]], **more: Any) -> bytes:
-            return event(self._object("chat.completion.chunk", choices, **{**null_usage, **more}))
+    def last(self, number: int, reason: str) -> dict[str, Any]:
+        return self._delta(number, {}, finish_reason=reason)
 
-        try:
-            for i in range(len(running.answers)):
-                delta = {"role": "assistant", "content": "", "refusal": None}
-                yield chunk([self._choice(i, delta)])
-            async with aclosing(running.events()) as events:
-                async for number, each in events:
-                    if (choice := self._changed(number, each)) is not None:
-                        yield chunk([choice])
-            if self.usage:
-                yield chunk([], usage=running.usage.completion_usage())
-            yield DONE
-        except RequestError as error:
-            yield event(error.body())
-
-    def _changed(self, number: int, each: Event) -> dict[str, Any] | None:
-        if isinstance(each, Finished):
-            return self._choice(number, {}, finish_reason=each.reason)
-        if isinstance(each, Piece) and (each.text or (self.logprobs and each.logprobs)):
-            logprobs = chat_logprobs(each.logprobs) if self.logprobs else None
-            return self._choice(number, {"content": each.text}, logprobs=logprobs)
-        return None
+    def _logprobs(self, tokens: Sequence[TokenLogprob]) -> dict[str, Any] | None:
+        return chat_logprobs(tokens) if self.logprobs else None
 
     @staticmethod
-    def _choice(number: int, delta: dict[str, Any], **more: Any) -> dict[str, Any]:
+    def _delta(number: int, delta: dict[str, Any], **more: Any) -> dict[str, Any]:
         return {"index": number, "delta": delta, "logprobs": None, "finish_reason": None, **more}

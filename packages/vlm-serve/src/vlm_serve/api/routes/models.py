@@ -12,8 +12,12 @@ from vlm_serve.api.server import Server, server_of
 
 
 def _model(server: Server) -> dict[str, Any]:
-    name = server.engine.facts().name
-    return {"id": name, "object": "model", "created": server.created, "owned_by": "vlm-serve"}
+    facts = server.engine.facts()
+    known = {"id": facts.name, "object": "model", "created": server.created, "owned_by": "vlm-serve"}
+    return {
+        **known,
+        "digest": facts.digest,
+    }  # no field of OpenAI: `vlm-bench run --url` tells models apart by it
 
 
 async def list_models(request: Request) -> Response:
@@ -31,7 +35,7 @@ async def health(request: Request) -> Response:
     engine = server_of(request).engine
     stats = engine.stats()
     ready = stats.get("workers_ready", 1) > 0
-    body = {"status": "ok" if ready else "unavailable", "model": engine.facts().name}
+    body: dict[str, object] = {"status": "ok" if ready else "unavailable", "model": engine.facts().name}
     if "model_folder_changed" in stats:
         body["model_folder_changed"] = bool(stats["model_folder_changed"])
     return JSONResponse(body, 200 if ready else 503)

@@ -10,7 +10,7 @@ from pydantic import BeforeValidator, Field, Tag, model_validator
 from vlm_serve.api.schema.chat import MAX_MESSAGES, MAX_PARTS
 from vlm_serve.api.schema.response_format import FlatResponseFormat, TextFormat, grammar_of
 from vlm_serve.api.schema.sampling import Alternatives, Label, SamplingBody, TokenCount
-from vlm_serve.api.schema.strict import Body, at, only, string_or_list, tag_of
+from vlm_serve.api.schema.strict import Body, at, at_most, only, string_or_list, tag_of
 from vlm_serve.engine.request import SamplingParams
 
 LOGPROBS = "message.output_text.logprobs"
@@ -102,7 +102,7 @@ Input = Annotated[
 ]
 Metadata = Annotated[
     dict[Annotated[str, Field(max_length=64)], Annotated[str, Field(max_length=512)]],
-    Field(max_length=16),
+    BeforeValidator(at_most(16)),
 ]
 
 

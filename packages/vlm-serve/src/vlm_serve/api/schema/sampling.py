@@ -11,7 +11,7 @@ from pydantic import AfterValidator, BeforeValidator, Field
 from pydantic_core import PydanticCustomError
 
 from vlm_core.errors import shown
-from vlm_serve.api.schema.strict import Body, only
+from vlm_serve.api.schema.strict import Body, at_most, only
 from vlm_serve.engine.request import SamplingParams
 
 MAX_STOPS = 16
@@ -57,7 +57,7 @@ def _token_ids(biases: dict[str, float]) -> dict[str, float]:
 
 Biases = Annotated[
     dict[str, Annotated[float, Field(ge=-100, le=100)]],
-    Field(max_length=MAX_BIASES),
+    BeforeValidator(at_most(MAX_BIASES)),
     AfterValidator(_token_ids),
 ]
 

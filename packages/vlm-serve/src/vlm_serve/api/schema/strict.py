@@ -6,16 +6,36 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
 from vlm_serve.api.schema.places import fault, one_of
+
+MAX_FIELDS = 100
+"""Of an object; the largest one has half as many that are known."""
 
 
 class Body(BaseModel):
     """A JSON object of a request: a field that it doesn't list is an error, and so is a value of another type."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _not_too_many_fields(cls, value: Any) -> Any:
+        return at_most(MAX_FIELDS)(value)
+
+
+def at_most(count: int) -> Callable[[Any], Any]:
+    """Refuses an object of more fields before they are looked at: each fault of a field costs time and memory."""
+
+    def check(value: Any) -> Any:
+        if isinstance(value, dict) and len(value) > count:
+            text = f"expected an object of at most {count} fields, got {len(value)}"
+            raise PydanticCustomError("too_many_fields", "{text}", {"text": text})
+        return value
+
+    return check
 
 
 M = TypeVar("M", bound=BaseModel)

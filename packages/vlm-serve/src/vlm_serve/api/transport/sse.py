@@ -9,6 +9,7 @@ from typing import Any
 
 from starlette.types import Send
 
+_encode = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode
 DONE = b"data: [DONE]\n\n"
 _HEADERS = [
     (b"content-type", b"text/event-stream; charset=utf-8"),
@@ -19,9 +20,8 @@ _HEADERS = [
 
 def event(data: Mapping[str, Any], name: str = "") -> bytes:
     """One event; JSON text has no line feed."""
-    text = json.dumps(data, ensure_ascii=False, separators=(",", ":"))
     head = f"event: {name}\n" if name else ""
-    return f"{head}data: {text}\n\n".encode()
+    return f"{head}data: {_encode(data)}\n\n".encode()
 
 
 async def send_events(send: Send, events: AsyncGenerator[bytes, None]) -> None:

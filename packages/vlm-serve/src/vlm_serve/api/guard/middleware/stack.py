@@ -10,6 +10,7 @@ from vlm_serve.api.guard.middleware.access_log import AccessLog
 from vlm_serve.api.guard.middleware.answer_timeout import AnswerTimeout
 from vlm_serve.api.guard.middleware.authentication import Authentication
 from vlm_serve.api.guard.middleware.body_limit import BodyLimit
+from vlm_serve.api.guard.middleware.head_limit import HeadLimit
 from vlm_serve.api.guard.middleware.origins import HostCheck, OriginCheck
 from vlm_serve.api.guard.middleware.rate_limit import RateLimit
 from vlm_serve.api.guard.middleware.security_headers import SecurityHeaders
@@ -25,6 +26,7 @@ def guard_middleware(
     `/health`. Raises `UserError` for a key file that can't be used.
     """
     layers = [Middleware(AccessLog, settings.access_log), Middleware(SecurityHeaders)]
+    layers.append(Middleware(HeadLimit, settings.max_header_bytes))
     if settings.allowed_origins:
         layers.append(_cors(settings.allowed_origins))
     layers.append(Middleware(OriginCheck, settings.allowed_origins))
