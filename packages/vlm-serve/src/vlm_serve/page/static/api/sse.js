@@ -2,7 +2,7 @@
 
 const MAX_PENDING = 32 * 1024 * 1024;
 
-/** The data of each event of `body`, a stream of bytes, as text. An event that the end of the stream cuts is dropped. */
+/** The data of each event of `body`, a stream of bytes, as text. An event that the end cuts is dropped. */
 export async function* eventData(body) {
   const reader = body.pipeThrough(new TextDecoderStream()).getReader();
   let pending = "";

@@ -10,7 +10,7 @@ import { shortText } from "../view/dom.js";
 
 const TITLE_LENGTH = 60;
 
-/** Events: `list` (titles, order), `open` (another conversation, or its messages as a whole), `unsaved` (with an error). */
+/** Events: `list` (titles, order), `open` (another conversation, or other messages), `unsaved` (with an error). */
 export class Library extends EventTarget {
   conversations = [];
   current = null;

@@ -35,8 +35,8 @@ function prepareVideo(file, shown, model) {
 }
 
 /**
- * The image as a JPEG, PNG or WebP file. Small ones keep their bytes; the server turns them by their EXIF orientation, as
- * the browser does. Others are drawn anew, upright, on white, with sides of at most `MAX_SIDE` pixels.
+ * The image as a JPEG, PNG or WebP file. Small ones keep their bytes; the server turns them by their EXIF orientation,
+ * as the browser does. Others are drawn anew, upright, on white, with sides of at most `MAX_SIDE` pixels.
  */
 async function uprightImage(file, shown) {
   let bitmap;

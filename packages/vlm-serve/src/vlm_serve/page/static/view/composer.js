@@ -65,10 +65,10 @@ export class Composer extends EventTarget {
   /** Each conversation has a draft of its own while the page is open. */
   setConversation(conversation) {
     if (conversation === this.#conversation) return;
-    const { text, attachments, replaces } = this.#drafts.get(conversation) ?? { text: "", attachments: [], replaces: null };
+    const draft = this.#drafts.get(conversation) ?? { text: "", attachments: [], replaces: null };
     if (this.#conversation) this.#drafts.set(this.#conversation, this.#draft());
     this.#conversation = conversation;
-    this.#set(text, attachments, replaces);
+    this.#set(draft.text, draft.attachments, draft.replaces);
   }
 
   /** Write `question` anew; `attachments` are its files as `{file, url}`. */
