@@ -67,7 +67,9 @@ class StubApi:
         return StreamingResponse(self._chunks(body, question, answer), media_type="text/event-stream")
 
     async def _chunks(self, body: dict[str, Any], question: str, answer: str) -> AsyncIterator[bytes]:
-        """`slow`: pieces for ever, until the client leaves; `break`: the connection ends early; `crash`: an error."""
+        """`slow`: pieces for ever, until the client leaves; `paced`: pieces with pauses; `break`: the connection ends
+        early; `crash`: an error.
+        """
         head = _head(body, "chat.completion.chunk")
         try:
             yield _event({**head, "choices": [_choice({"role": "assistant", "content": ""})]})
@@ -76,7 +78,7 @@ class StubApi:
                 await asyncio.sleep(0.02)
             for start in range(0, len(answer), 7):
                 yield _event({**head, "choices": [_choice({"content": answer[start : start + 7]})]})
-                await asyncio.sleep(0)
+                await asyncio.sleep(0.01 if "paced" in question else 0)
             if "break" in question:
                 return
             if "crash" in question:

@@ -16,9 +16,9 @@ def test_a_question_is_sent_and_its_answer_shown(chat, stub):
 
 
 def test_figures_of_an_answer_are_shown(chat):
-    chat.ask("hello")
+    chat.ask("paced")
     figures = chat.page.locator(".figures")
-    expect(figures).to_contain_text("s to the first token · ")
+    expect(figures).to_contain_text("s to first token · ")
     expect(figures).to_contain_text("tokens/s · 1,200 of 1,260 prompt tokens cached")
 
 

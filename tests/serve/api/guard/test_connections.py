@@ -171,3 +171,16 @@ def test_a_bug_is_an_error_with_the_id_that_is_logged(connection, caplog):
     assert fault["type"] == "server_error"
     assert f"{number}: internal error" in caplog.text
     assert "a bug" not in str(fault)
+
+
+@pytest.mark.parametrize(("proxies", "client"), [((), "127.0.0.1"), (("127.0.0.1/32",), "203.0.113.9")])
+def test_a_proxy_names_the_client_only_if_it_is_trusted(caplog, proxies, client):
+    settings = ServerSettings(model=".", trusted_proxies=proxies)
+    with (
+        caplog.at_level("INFO"),
+        served(application(settings), settings) as address,
+        socket.create_connection(address) as connection,
+    ):
+        connection.sendall(head("/health", "x-forwarded-for: 203.0.113.9", method="GET"))
+        assert response(connection)[0] == 200
+    assert f"{client} - GET /health" in caplog.text
