@@ -6,6 +6,7 @@ import hashlib
 import json
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -141,7 +142,8 @@ class Judge(BaseHTTPRequestHandler):
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(content)))
         self.end_headers()
-        self.wfile.write(content)
+        with suppress(ConnectionError):  # of a command that was killed
+            self.wfile.write(content)
 
     def log_message(self, format: str, *args: Any) -> None:
         """Silent."""
@@ -195,13 +197,23 @@ def _bench_words(root: Path) -> list[str]:
     return ["run", str(root / "model"), *(str(word) for pair in options.items() for word in pair), "--out"]
 
 
+def _predict_words(root: Path) -> list[str]:
+    """The command that answers rows, but for its last word: the file of answers. The judge answers anything."""
+    asked = [
+        {"id": i, "question": f"What is {i}?", **({"image": f"{COLOURS[i % 6]}.png"} if i % 2 else {})}
+        for i in range(60)
+    ]
+    lines(root / "asked.jsonl", asked)
+    return ["--url", judge(), "--model", "judge", str(root / "asked.jsonl"), "--out"]
+
+
 def cases(root: Path) -> list[Case]:
     """Every command that writes; their data are made in `root`, which holds a model folder `model`."""
     pope(root)
     mm_vet(root)
     path, train = str(spec(root)), "vlm_train.__main__"
     sweep = {"base": path, "seeds": [0], "rows": {"a": {}, "b": {"connector": {"type": "mlp"}}}}
-    judged, bench = _judge_words(root), _bench_words(root)
+    judged, bench, predict = _judge_words(root), _bench_words(root), _predict_words(root)
 
     def swept(out: Path) -> list[str]:
         file = write_json(out.with_name(f"{out.name}-sweep.yaml"), {**sweep, "output": str(out)})
@@ -224,6 +236,12 @@ def cases(root: Path) -> list[Case]:
             bench_cli,
             lambda out: [*judged, str(out / "g.json")],
             lambda out: (out / "g.json").read_text(),
+        ),
+        Case(
+            "predict",
+            "vlm_serve.cli.predict",
+            lambda out: [*predict, str(out / "a.jsonl")],
+            lambda out: (out / "a.jsonl").read_text(),
         ),
         Case(
             "assemble", core, lambda out: [path, "--out", str(out / "m")], lambda out: files(out / "m"), "m"

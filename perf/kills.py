@@ -44,6 +44,8 @@ PRELOADED = (
     "vlm_train.__main__",
     "vlm_bench.run.runner",
     "vlm_bench.cli.main",
+    "vlm_serve.cli.predict",
+    "vlm_serve.predict.predict",
 )
 """Imported before the processes fork, so that kills meet work, not imports; a sweep's runs import for themselves."""
 

@@ -8,6 +8,7 @@ from vlm_bench.cli.main import build_parser as bench
 from vlm_core.cli.assemble import _parser as assemble
 from vlm_core.cli.chat import _parser as chat
 from vlm_serve.cli.options import build_parser as serve
+from vlm_serve.cli.predict import _parser as predict
 from vlm_train.cli.main import _parser as train
 
 NO_NUMBERS = ["²", "٣", "1_0", " 1", "1 ", "1.0", "1e3", "0x1", "one", "", "9" * 5000]
@@ -27,7 +28,7 @@ def options(parser):
 
 def counts():
     """The options whose value is shown as N or whose default is a whole number."""
-    for parser in (train(), bench(), assemble(), chat(), serve()):
+    for parser in (train(), bench(), assemble(), chat(), predict(), serve()):
         for command, action in options(parser):
             names = set(action.option_strings)
             if (action.metavar == "N" or type(action.default) is int) and not names & RANGES:
@@ -45,13 +46,14 @@ def test_the_options_that_take_a_number_are_found():
         "--batch-size",
         "--runs",
     } <= names
+    assert {"--max-new-tokens", "--seed", "--gpus", "--text-tokens", "--concurrency"} <= names
     assert {"--port", "--slots", "--max-image-pixels"} <= names
     assert {"--max-new-tokens", "--seed", "--gpus", "--text-tokens"} <= names
 
 
 def test_no_option_is_read_by_int():
     """`int` accepts digits of any script and underscores, and its message is argparse's."""
-    for parser in (train(), bench(), assemble(), chat(), serve()):
+    for parser in (train(), bench(), assemble(), chat(), predict(), serve()):
         assert not [action.option_strings for _, action in options(parser) if action.type is int]
 
 

@@ -33,6 +33,7 @@ EXCEPTIONS = {
     "vlm_core/plugins/scaffold.py": "this package's own templates",
     "vlm_serve/page/static_files.py": "this package's own files of the page",
     "vlm_core/export/code_export.py": "Python sources of installed modules",
+    "vlm_serve/page/static_files.py": "this package's own page",
     # what a test wrote
     "vlm_core/testing/untrusted_files.py": "assets that a component has just saved",
     "vlm_core/testing/damaged_assets.py": "assets that a component has just saved",
@@ -53,6 +54,8 @@ EXCEPTIONS = {
     "vlm_train/data/json_files/json_reader.py": "rows, bounded before they are parsed",
     # files that grow while they are held
     "vlm_train/feature_cache/store.py": "marks of damaged features",
+    # no files
+    "vlm_core/remote/transport.py": "URLs, which an opener of urllib opens",
     # formats of their own
     "vlm_train/data/index_cache.py": "np.load without pickles, of a file that was verified",
     "vlm_train/data/tar_files/tar_reader.py": "tarfile.open of a file that was opened as a regular one",

@@ -59,6 +59,15 @@ def test_scripts_of_states_run(name):
     assert done.stdout.count("| - |") >= 1
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["cancelled", "image_cache", "json_schema", "sessions", "throughput"])
+def test_scripts_of_the_server_run(name):
+    command = [sys.executable, "-m", f"perf.serve.{name}", "--smoke", "--threads", "1"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("| - |") >= 1
+
+
 SOURCE = """
     if (ITYPE == at::ScalarType::Half) {
         using input_t = at::Half;

@@ -41,7 +41,27 @@ TEMPLATE = TEMPLATES["short"]
 SHAPE_130M = (768, 24, 50280)
 """Width, layers, vocabulary."""
 TINY = (64, 2, 50280)
-WORDS = "what color is the shape on the left of a dog and bench near the water under some trees".split()
+WORDS = [
+    "what",
+    "color",
+    "is",
+    "the",
+    "shape",
+    "on",
+    "the",
+    "left",
+    "of",
+    "a",
+    "dog",
+    "and",
+    "bench",
+    "near",
+    "the",
+    "water",
+    "under",
+    "some",
+    "trees",
+]
 
 
 def neox() -> FastTokenizer:

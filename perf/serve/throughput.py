@@ -15,7 +15,8 @@ import asyncio
 import random
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
 
 import torch
 from perf.lib.common import parser, start
@@ -41,7 +42,7 @@ from vlm_core.generation.generate import Session
 from vlm_core.generation.sampling import GenerationConfig
 from vlm_core.model import VLM
 from vlm_core.text.render import Message, render
-from vlm_serve.engine.request import SamplingParams
+from vlm_serve.engine.request import GenerationRequest, SamplingParams
 
 SMOKE = (32, 2, 50280)
 CLIENTS, WORDS, TOKENS = 16, 64, 96
@@ -50,34 +51,51 @@ REQUESTS = 4
 PEER_TOKENS = 16
 
 
-def fixed_batch(model: VLM, tokens: int) -> float:
-    """Tokens a second of a batch that begins and ends together."""
+class Rate(NamedTuple):
+    """Tokens a second, and tokens a second of processor time: with one thread, a busy machine changes it little."""
+
+    by_clock: float
+    by_processor: float
+
+    @classmethod
+    def since(cls, begin: tuple[float, float], tokens: int) -> Rate:
+        now = clocks()
+        return cls(tokens / (now[0] - begin[0]), tokens / (now[1] - begin[1]))
+
+
+def clocks() -> tuple[float, float]:
+    """Seconds of the clock and of the processor."""
+    return time.perf_counter(), time.process_time()
+
+
+def fixed_batch(model: VLM, tokens: int) -> Rate:
+    """Of a batch that begins and ends together."""
     draw = random.Random(1)
     prompts = [
         render(TEMPLATE, [Message("user", (question(draw, WORDS),))], model.llm.tokenizer)
         for _ in range(CLIENTS)
     ]
-    session, begin = Session(model), time.perf_counter()
+    session, begin = Session(model), clocks()
     session.prefill(prompts)
     count = sum(
         token is not None for ids in session.tokens(GenerationConfig(max_new_tokens=tokens)) for token in ids
     )
-    return count / (time.perf_counter() - begin)
+    return Rate.since(begin, count)
 
 
-def asked(draw: random.Random, tokens: int):
+def asked(draw: random.Random, tokens: int) -> GenerationRequest:
     """A request like those of the batch on average."""
     sampling = SamplingParams(max_tokens=draw.randint(tokens // 2, tokens + tokens // 2), temperature=0.0)
     return chat_request(question(draw, draw.randint(WORDS // 2, WORDS + WORDS // 2)), sampling)
 
 
-def live(model: VLM, tokens: int) -> tuple[float, list[Record]]:
-    """(tokens a second while all clients have a request, the requests after each client's first)."""
+def live(model: VLM, tokens: int) -> tuple[Rate, list[Record]]:
+    """(rate while all clients have a request, the requests after each client's first)."""
     engine, records, arrivals = engine_of(model, slots=CLIENTS, cache_bytes=0), [], random.Random(2)
-    marks: list[tuple[float, int]] = []
+    marks: list[tuple[tuple[float, float], int]] = []
 
     def mark() -> None:
-        marks.append((time.perf_counter(), engine.scheduler.counters.generated_tokens))
+        marks.append((clocks(), engine.scheduler.counters.generated_tokens))
 
     async def client(number: int, wait: float) -> None:
         draw = random.Random(number)
@@ -97,7 +115,8 @@ def live(model: VLM, tokens: int) -> tuple[float, list[Record]]:
     closed(engine)
     last = next(i for i in range(len(marks)) if i >= (REQUESTS - 1) * CLIENTS)  # later some have ended
     (begin, before), (end, after) = marks[CLIENTS], marks[last]
-    return (after - before) / (end - begin), records
+    tokens, (clock, processor) = after - before, (b - a for a, b in zip(begin, end, strict=True))
+    return Rate(tokens / clock, tokens / processor), records
 
 
 def prefill(model: VLM, tokens: int, count: int = 8) -> float:
@@ -115,18 +134,18 @@ def prefill(model: VLM, tokens: int, count: int = 8) -> float:
     return statistics.median(asyncio.run(one_by_one()))
 
 
-def peer(shape: tuple[int, int, int], tokens: int) -> Callable[[], float]:
-    """Tokens a second of transformers' `generate`."""
+def peer(shape: tuple[int, int, int], tokens: int) -> Callable[[], Rate]:
+    """Of transformers' `generate`."""
     _, body = models(*shape)
     with torch.device("meta"):
-        model = MambaForCausalLM(body.config).eval()
+        model: Any = MambaForCausalLM(body.config).eval()
     model.backbone, model.lm_head.weight = body, body.embeddings.weight
     ids = torch.randint(1, shape[2], (CLIENTS, WORDS + 6))
 
-    def run() -> float:
-        begin = time.perf_counter()
+    def run() -> Rate:
+        begin = clocks()
         out = model.generate(ids, max_new_tokens=tokens, do_sample=False, eos_token_id=-1, pad_token_id=0)
-        return (out.numel() - ids.numel()) / (time.perf_counter() - begin)
+        return Rate.since(begin, out.numel() - ids.numel())
 
     return run
 
@@ -140,52 +159,40 @@ def main() -> None:
     warm(model)
     their_rate = None if options.no_peer else peer(shape, 4 if options.smoke else PEER_TOKENS)
 
-    def rows():
-        quotients = []
+    def rows() -> Iterator[list[str]]:
+        quotients: list[list[float]] = []
         for turn in range(options.rounds):
-            batch, alone = fixed_batch(model, tokens), prefill(model, tokens)
+            batches, alone = [fixed_batch(model, tokens)], prefill(model, tokens)
             rate, records = live(model, tokens)
-            theirs = their_rate() if their_rate else None
-            batch = (batch + fixed_batch(model, tokens)) / 2  # before and after
+            batches.append(fixed_batch(model, tokens))  # before and after
+            rates = [Rate(*map(statistics.mean, zip(*batches, strict=True))), rate]
+            rates += [their_rate()] if their_rate else []
             first = [record.first_token / alone for record in records]
-            quotients.append((rate / batch, theirs and rate / theirs, percentile(first, 0.99)))
+            shares = [
+                by / other for other in [rates[0], *rates[2:]] for by, other in zip(rate, other, strict=True)
+            ]
+            quotients.append([*shares, percentile(first, 0.5), percentile(first, 0.99)])
+            cells = [*map(ratio, shares), *(number(one.by_clock) for one in rates), number(1000 * alone)]
             yield [
                 str(turn + 1),
-                ratio(rate / batch),
-                ratio(rate / theirs) if theirs else "",
-                *(number(value) if value else "" for value in (batch, rate, theirs)),
-                f"{number(1000 * alone)}",
-                f"{percentile(first, 0.5):.2f}",
-                f"{percentile(first, 0.99):.2f}",
+                *cells,
+                *(f"{share:.2f}" for share in quotients[-1][-2:]),
                 str(len(records)),
                 load(),
             ]
-        medians = [
-            statistics.median(values) if all(values) else None for values in zip(*quotients, strict=True)
+        medians = [statistics.median(values) for values in zip(*quotients, strict=True)]
+        cells = [
+            *map(ratio, medians[:-2]),
+            *[""] * (len(peers) + 2),
+            *(f"{share:.2f}" for share in medians[-2:]),
         ]
-        yield [
-            "median",
-            *(ratio(m) if m else "" for m in medians[:2]),
-            *[""] * 5,
-            f"{medians[2]:.2f}",
-            "",
-            "",
-        ]
+        yield ["median", *cells, "", ""]
 
-    columns = [
-        "round",
-        "engine / fixed batch",
-        "engine / transformers",
-        "fixed batch, tokens/s",
-        "engine, tokens/s",
-        "transformers, tokens/s",
-        "a prefill, ms",
-        "first token, median, prefills",
-        "first token, 99 %, prefills",
-        "requests",
-        "load",
-    ]
-    table("16 live requests", columns, rows())
+    peers = ["fixed batch"] + (["transformers"] if their_rate else [])
+    columns = [f"engine / {peer}{kind}" for peer in peers for kind in ("", ", processor time")]
+    columns += [f"{name}, tokens/s" for name in ("fixed batch", "engine", *peers[1:])]
+    columns += ["a prefill, ms", "first token, median, prefills", "first token, 99 %, prefills"]
+    table("16 live requests", ["round", *columns, "requests", "load"], rows())
 
 
 if __name__ == "__main__":

@@ -33,6 +33,7 @@ COMMANDS = [
     ("vlm-bench", "--help"),
     ("vlm-bench", "score", "pope", "--help"),
     ("vlm-bench", "submit", "mmbench", "--help"),
+    ("vlm-predict", "--help"),
     ("vlm-serve", "--help"),
     ("vlm-serve", "keys", "--help"),
     ("vlm-serve", "keys", "add", "--help"),

@@ -183,7 +183,7 @@ def test_a_template_without_a_common_beginning_is_said(
             super().__init__(*args, **{**kwargs, "reuse": False})
             self.why_no_prefix_reuse = "the template does not put the image before the question"
 
-    monkeypatch.setattr(runner, "BenchmarkInference", Other)
+    monkeypatch.setattr(tasks, "BenchmarkInference", Other)
     assert main(command("pope")) == 0
     err = capsys.readouterr().err
     assert "pope: the template does not put the image before the question, so images are encoded again" in err

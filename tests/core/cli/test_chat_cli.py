@@ -11,7 +11,7 @@ from threading import Thread
 import pytest
 from PIL import Image
 
-from vlm_core.cli import chat
+from vlm_core.cli import chat, prompt
 from vlm_core.cli.prompt import Interrupt, image_files
 from vlm_core.errors import UserError
 from vlm_core.generation.conversation import Conversation
@@ -162,7 +162,7 @@ def test_ctrl_c_stops_the_answer_and_keeps_the_conversation(tiny_folder, monkeyp
             yield f"{i}"
 
     monkeypatch.setattr(Conversation, "ask", ask)
-    monkeypatch.setattr(chat, "lines", lambda: iter(["stop me", "go on", "/quit", "never"]))
+    monkeypatch.setattr(prompt, "lines", lambda: iter(["stop me", "go on", "/quit", "never"]))
     code, out, _ = call(monkeypatch, capsys, tiny_folder)
     assert (code, answers) == (0, ["stop me", "go on"])
     assert out.splitlines()[-2:] == ["012 …", "01234"]
@@ -216,7 +216,7 @@ def test_a_conversation_is_saved_and_resumed(pictures, tiny_folder, tmp_path, mo
     lines = iter(
         ["/image red.png", "is there a circle?", "/save 'b c.state'", "red?", "/cache", "/save red.png"]
     )
-    monkeypatch.setattr(chat, "lines", lambda: lines)
+    monkeypatch.setattr(prompt, "lines", lambda: lines)
     _, whole, errors = call(monkeypatch, capsys, tiny_folder, *few)
     assert (code, out.strip()) == (0, whole.splitlines()[3].strip())
     assert (tmp_path / "b c.state").is_file()

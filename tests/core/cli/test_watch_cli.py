@@ -8,7 +8,7 @@ import time
 import pytest
 from watch_commands import SHORT, call, expected_answer, pictures, printed
 
-from vlm_core.cli import chat
+from vlm_core.cli import chat, prompt
 from vlm_core.cli.watch import questions
 from vlm_core.cli.watch.watch_thread import WatchThread
 from vlm_core.generation.generate import Session
@@ -17,7 +17,7 @@ from vlm_core.io.frames.source import FrameSource
 
 
 def typed(monkeypatch, *typed_lines):
-    monkeypatch.setattr(questions, "lines", lambda: iter(typed_lines))
+    monkeypatch.setattr(prompt, "lines", lambda: iter(typed_lines))
 
 
 def test_a_folder_is_read_to_its_end_and_answered_once(tiny_folder, frame_folder, monkeypatch, capsys):

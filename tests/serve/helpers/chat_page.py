@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import shutil
+from base64 import b64encode
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -36,13 +37,15 @@ def chromium() -> Iterator[Browser]:
 
 
 class ChatPage:
-    """One tab. `faults` are errors of scripts; `violations` is what the Content-Security-Policy has stopped."""
+    """One tab. `faults` are errors of scripts, `fetched` addresses, `violations` what the page's policy has stopped."""
 
     def __init__(self, context: BrowserContext) -> None:
         context.set_default_timeout(4000)
         self.page: Page = context.new_page()
         self.faults: list[str] = []
+        self.fetched: list[str] = []
         self.page.on("pageerror", lambda error: self.faults.append(str(error)))
+        self.page.on("request", lambda request: self.fetched.append(request.url))
         self.page.add_init_script(VIOLATIONS)
         self.size = self.page.viewport_size
 
@@ -62,7 +65,9 @@ class ChatPage:
         session.send("Storage.clearDataForOrigin", kinds)
         session.detach()
         self.page.set_viewport_size(self.size)
+        self.page.unroute_all()
         self.faults.clear()
+        self.fetched.clear()
 
     @property
     def violations(self) -> list[str]:
@@ -110,8 +115,9 @@ class ChatPage:
     def _transfer(self, event: str, member: str, files: tuple[dict[str, Any], ...]) -> None:
         script = """([event, member, files]) => {
           const transfer = new DataTransfer();
-          for (const { name, mimeType, bytes } of files) {
-            transfer.items.add(new File([new Uint8Array(bytes)], name, { type: mimeType }));
+          for (const { name, mimeType, base64 } of files) {
+            const bytes = Uint8Array.from(atob(base64), (character) => character.charCodeAt(0));
+            transfer.items.add(new File([bytes], name, { type: mimeType }));
           }
           const type = member === "dataTransfer" ? DragEvent : ClipboardEvent;
           const options = { [member]: transfer, bubbles: true, cancelable: true };
@@ -119,7 +125,10 @@ class ChatPage:
             document.activeElement.dispatchEvent(new type(name, options));
           }
         }"""
-        plain = [{**{k: f[k] for k in ("name", "mimeType")}, "bytes": list(f["buffer"])} for f in files]
+        plain = [
+            {**{k: f[k] for k in ("name", "mimeType")}, "base64": b64encode(f["buffer"]).decode()}
+            for f in files
+        ]
         self.page.evaluate(script, [event, member, plain])
 
 

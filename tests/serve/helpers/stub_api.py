@@ -14,7 +14,7 @@ import uvicorn
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
-from starlette.routing import Route
+from starlette.routing import Mount, Route
 
 from vlm_serve.page import routes
 
@@ -67,7 +67,9 @@ class StubApi:
         return StreamingResponse(self._chunks(body, question, answer), media_type="text/event-stream")
 
     async def _chunks(self, body: dict[str, Any], question: str, answer: str) -> AsyncIterator[bytes]:
-        """`slow`: pieces for ever, until the client leaves; `break`: the connection ends early; `crash`: an error."""
+        """`slow`: pieces for ever, until the client leaves; `paced`: pieces with pauses; `break`: the connection ends
+        early; `crash`: an error.
+        """
         head = _head(body, "chat.completion.chunk")
         try:
             yield _event({**head, "choices": [_choice({"role": "assistant", "content": ""})]})
@@ -76,7 +78,7 @@ class StubApi:
                 await asyncio.sleep(0.02)
             for start in range(0, len(answer), 7):
                 yield _event({**head, "choices": [_choice({"content": answer[start : start + 7]})]})
-                await asyncio.sleep(0)
+                await asyncio.sleep(0.01 if "paced" in question else 0)
             if "break" in question:
                 return
             if "crash" in question:
@@ -98,7 +100,7 @@ def stub_app(stub: StubApi) -> Starlette:
         Route("/v1/models", stub.list_models),
         Route("/v1/chat/completions", stub.chat, methods=["POST"]),
     ]
-    return Starlette(routes=[*api, *routes()])
+    return Starlette(routes=[*api, *routes(), Mount("/prefix", routes=[*api, *routes()])])
 
 
 @contextmanager

@@ -3,8 +3,9 @@
 import pytest
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser():
+    """One for each module: its driver keeps the thread's event loop, which tests elsewhere start themselves."""
     chat_page = pytest.importorskip("chat_page", reason="playwright is not installed")
     if chat_page.CHROMIUM is None:
         pytest.skip("no Chromium on this machine: the page is tested in a real browser")
@@ -26,7 +27,7 @@ def stub(stub_server):
     return stub_server
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def tabs(browser):
     """Opens tabs. A new one takes most of a second: tests with the same options share one, cleared before each."""
     from chat_page import ChatPage
@@ -52,7 +53,7 @@ def context_options():
 
 @pytest.fixture
 def chat(tabs, stub, context_options):
-    """The page, opened; at the end no script has failed, and the policy had nothing to stop."""
+    """The page, opened. At the end no script has failed, nothing came from elsewhere, the policy stopped nothing."""
     tab = tabs(context_options)
     tab.clear(stub.address)
     tab.open(stub.address)
@@ -60,3 +61,4 @@ def chat(tabs, stub, context_options):
     tab.page.context.set_offline(False)
     assert tab.faults == []
     assert tab.violations == []
+    assert not [url for url in tab.fetched if not url.startswith((stub.address, "blob:", "data:"))]

@@ -16,9 +16,9 @@ def test_a_question_is_sent_and_its_answer_shown(chat, stub):
 
 
 def test_figures_of_an_answer_are_shown(chat):
-    chat.ask("hello")
+    chat.ask("paced")
     figures = chat.page.locator(".figures")
-    expect(figures).to_contain_text("s to the first token · ")
+    expect(figures).to_contain_text("s to first token · ")
     expect(figures).to_contain_text("tokens/s · 1,200 of 1,260 prompt tokens cached")
 
 
@@ -70,6 +70,7 @@ def test_an_answer_is_made_again(chat, stub):
     stub.answers["one"] = "Another one."
     chat.button("Answer again").click()
     expect(chat.answers).to_have_text("Another one.")
+    expect(chat.page.get_by_role("region", name="Messages")).to_be_focused()
     assert stub.requests[0]["messages"] == stub.requests[1]["messages"]
 
 
@@ -143,6 +144,16 @@ def test_an_answer_cut_by_the_limit_of_tokens_says_so(chat):
     expect(chat.page.get_by_text("The answer reached the largest number of tokens.")).to_be_visible()
 
 
+def test_the_page_works_under_a_prefix(chat, stub):
+    chat.page.goto("about:blank")
+    chat.fetched.clear()
+    chat.open(stub.address + "prefix/")
+    expect(chat.ask("hello")).to_have_text("You said: hello")
+    addresses = {url.removeprefix(stub.address) for url in chat.fetched}
+    assert {"prefix/v1/models", "prefix/v1/chat/completions"} <= addresses
+    assert not [address for address in addresses if not address.startswith("prefix/")]
+
+
 def test_two_conversations_are_answered_side_by_side(chat):
     chat.send("slow")
     expect(chat.answers).to_contain_text("more")
@@ -159,7 +170,7 @@ def test_the_thread_stays_where_the_reader_scrolled(chat):
     expect(chat.answers).to_contain_text("more " * 3)
     chat.page.set_viewport_size({"width": 400, "height": 330})
     thread = chat.page.get_by_role("region", name="Messages")
-    chat.page.wait_for_function("() => thread.scrollHeight > thread.clientHeight + 300")
+    chat.page.wait_for_function("() => thread.scrollHeight > thread.clientHeight + 100")
     at_end = "() => thread.scrollHeight - thread.scrollTop - thread.clientHeight < 40"
     chat.page.wait_for_function(at_end)
     thread.evaluate("(thread) => { thread.scrollTop = 0; }")

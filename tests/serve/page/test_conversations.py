@@ -81,6 +81,19 @@ def stored_files(chat):
     })""")
 
 
+def test_a_conversation_is_deleted_while_it_is_answered(chat, stub):
+    chat.send("slow")
+    expect(chat.answers).to_contain_text("more")
+    chat.titles.hover()
+    chat.button("Delete slow").click()
+    expect(chat.titles).to_have_count(0)
+    expect(chat.button("Send")).to_be_visible()
+    chat.ask("hello")
+    assert stub.cancelled == 1
+    chat.open()
+    expect(chat.titles).to_have_text(["hello"])
+
+
 def test_a_deletion_is_undone_with_its_images(chat):
     chat.drop(image_file())
     expect(chat.attachments).to_have_count(1)

@@ -46,6 +46,8 @@ def test_a_file_is_small_and_makes_no_html_of_strings(path):
     lines = text.splitlines()
     assert len(lines) <= 300
     assert not [line for line in lines if line != line.rstrip() or "\t" in line]
+    if path.suffix == ".js":
+        assert not [line for line in lines if len(line) > 120]
     if path.suffix != ".css":
         assert not FORBIDDEN.findall(text)
     outside = set(re.findall(r"https?://[^\s\"'`]+", text)) - {"http://www.w3.org/2000/svg"}

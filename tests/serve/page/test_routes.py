@@ -1,12 +1,15 @@
 """The page's responses: types, caching by digest, security headers."""
 
 import re
+from pathlib import Path
 
 import pytest
 from starlette.applications import Starlette
 from starlette.testclient import TestClient
 
+import vlm_serve.page
 from vlm_serve.page import routes
+from vlm_serve.page.static_files import static_files
 
 
 @pytest.fixture(scope="module")
@@ -48,6 +51,13 @@ def test_files_are_kept_for_ever_under_their_digest(client, folder, path, conten
     assert response.headers["cache-control"] == "public, max-age=31536000, immutable"
     assert client.head(folder + path).headers["content-length"] == str(len(response.content))
     assert client.get(folder + path, headers={"If-None-Match": response.headers["etag"]}).status_code == 304
+
+
+def test_every_file_of_the_folder_is_served(client, folder):
+    root = Path(vlm_serve.page.__file__).parent / "static"
+    paths = {path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file()} - {"index.html"}
+    assert paths == set(static_files().others)
+    assert {client.get(folder + path).status_code for path in paths} == {200}
 
 
 @pytest.mark.parametrize(

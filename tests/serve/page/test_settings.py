@@ -150,6 +150,18 @@ def test_a_server_that_starts_late_is_tried_again(chat, stub):
     expect(chat.page.get_by_role("heading", name="late")).to_be_visible()
 
 
+def test_a_key_entered_in_the_settings_connects(chat, stub):
+    stub.key = "secret"
+    chat.open()
+    expect(chat.page.get_by_role("dialog")).to_be_visible()
+    chat.page.keyboard.press("Escape")
+    expect(chat.page.locator(".notice")).to_contain_text("The API key is missing or wrong.")
+    dialog = open_settings(chat)
+    dialog.get_by_label("API key").fill("secret")
+    dialog.get_by_role("button", name="Save").click()
+    expect(chat.page.get_by_role("heading", name="tiny")).to_be_visible()
+
+
 def background(chat):
     return chat.page.evaluate("getComputedStyle(document.body).backgroundColor")
 

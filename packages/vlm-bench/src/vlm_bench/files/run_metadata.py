@@ -17,6 +17,7 @@ SAME_RUN = (
     "benchmark",
     "protocol",
     "model sha256",
+    "served model",
     "files",
     "questions sha256",
     "decoding",

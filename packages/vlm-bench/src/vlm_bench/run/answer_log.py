@@ -7,16 +7,16 @@ data or other settings are never mixed with them.
 
 from __future__ import annotations
 
-import fcntl
 import glob
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, suppress
+from functools import partial
 from io import BytesIO
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from vlm_bench.files.baseline_files import file_stem
 from vlm_bench.files.json_files import MAX_BYTES, read_jsonl
@@ -25,7 +25,7 @@ from vlm_bench.files.run_metadata import SAME_RUN, read_metadata
 from vlm_core.benchmark import Question
 from vlm_core.errors import UserError
 from vlm_core.evaluation.inference import AnsweredQuestion
-from vlm_core.io.atomic import write_errors, write_file
+from vlm_core.io.atomic import append_lines, drop_lines, write_errors, write_file
 from vlm_core.io.digests import of_image
 from vlm_core.io.files import read_bytes
 from vlm_core.io.manifest import refuse_links
@@ -83,14 +83,8 @@ class AnswerLog:
 
     def drop_partial_lines(self) -> int:
         """Drop half-written and damaged lines, whose questions are asked again; returns their number."""
-        dropped = 0
-        for path in (self.path, *self.parts):
-            if bad := sum(not _is_row(line) for line in _lines(path)):
-                dropped += bad
-                with write_errors(path), path.open("r+b") as file:
-                    _lock(file, path)
-                    write_file(path, b"".join(filter(_is_row, _lines(path))))
-        return dropped
+        paths = (self.path, *self.parts)
+        return sum(drop_lines(path, partial(_lines, path), _is_row) for path in paths)
 
     def lines(self) -> dict[str, Row]:
         """The line of each answer, by question id.
@@ -146,24 +140,9 @@ class AnswerLog:
             raise UserError(f"{row.where}: question {key} was asked with another prompt; name another --out")
         return key
 
-    @contextmanager
-    def part(self, rank: int) -> Iterator[Callable[[str], None]]:
+    def part(self, rank: int) -> AbstractContextManager[Callable[[str], None]]:
         """A function that appends a line to this process's file; raises `UserError` if another process writes it."""
-        path = self.folder / f"{self.name}.part-{rank}.jsonl"
-        if path.exists() and not path.is_file():
-            raise UserError(f"{path}: no regular file; remove it, or name another --out")
-        with write_errors(path):
-            file = path.open("ab", buffering=0)
-
-        def append(line: str) -> None:
-            with write_errors(path):
-                data = line.encode("utf-8", "backslashreplace")
-                while data:
-                    data = data[file.write(data) :]
-
-        with file:
-            _lock(file, path)
-            yield append
+        return append_lines(self.folder / f"{self.name}.part-{rank}.jsonl")
 
     def write_metadata(self, metadata: Metadata) -> None:
         """Write the run's metadata."""
@@ -244,13 +223,6 @@ def digest_of(questions: Iterable[Question]) -> str:
         facts = [q.id, q.prompt, q.choices, first]
         total.update(json.dumps([*facts, others] if others else facts).encode())
     return total.hexdigest()
-
-
-def _lock(file: IO[Any], path: Path) -> None:
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        raise UserError(f"{path}: another process is writing this file") from None
 
 
 def _short(value: Any) -> str:

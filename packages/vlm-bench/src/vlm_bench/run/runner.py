@@ -7,7 +7,6 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import lru_cache
-from importlib.metadata import version
 from pathlib import Path
 
 from vlm_bench.evaluate import evaluate
@@ -18,14 +17,12 @@ from vlm_bench.files.run_metadata import settings_of
 from vlm_bench.report import report
 from vlm_bench.run.answer_log import AnswerLog, Metadata, answer_line, digest_of
 from vlm_bench.run.process_group import Ranks
-from vlm_bench.run.tasks import LoadedModel, Settings, Task
+from vlm_bench.run.tasks import AskedModel, Settings, Task
 from vlm_core.benchmark import Question
 from vlm_core.cli.progress import Progress
 from vlm_core.errors import BadSample, UserError
-from vlm_core.evaluation.inference import BenchmarkInference
 from vlm_core.evaluation.questions import by_image
 from vlm_core.io.digests import of_image, version_changes
-from vlm_core.model_folder.assemble import versions
 
 Say = Callable[[str], None]
 
@@ -34,43 +31,29 @@ class Run:
     """One task of a model, in a folder; every process of `ranks` calls the same methods in the same order."""
 
     def __init__(
-        self, task: Task, loaded: LoadedModel, settings: Settings, out: Path, ranks: Ranks, say: Say
+        self, task: Task, model: AskedModel, settings: Settings, out: Path, ranks: Ranks, say: Say
     ) -> None:
-        self.task, self.loaded, self.ranks, self.say = task, loaded, ranks, say
+        self.task, self.model, self.ranks, self.say = task, model, ranks, say
         self.allow_partial = settings.allow_partial or settings.limit is not None
         length = settings.max_new_tokens or task.benchmark.max_new_tokens
-        self.inference = BenchmarkInference(
-            loaded.model,
-            loaded.spec.template,
-            batch_size=settings.batch_size,
-            max_new_tokens=length,
-            reuse=settings.prefix_reuse,
-            cache=settings.state_cache,
-        )
+        self.inference = model.inference(settings, length)
         self.log = AnswerLog(out, task.name, task.as_asked, task.baseline)
-        self.metadata = self._metadata(settings.batch_size, length)
+        self.metadata = self._metadata(settings, length)
         self.earlier = self.log.check(self.metadata)
         if self.earlier:
             self.log.refuse_other_images()
 
-    def _metadata(self, batch_size: int, length: int) -> Metadata:
+    def _metadata(self, settings: Settings, length: int) -> Metadata:
         """The run's metadata; those of `MUST_MATCH` must be equal for answers in one file."""
-        task, loaded = self.task, self.loaded
+        task = self.task
         return {
             "benchmark": task.name,
             "protocol": task.benchmark.protocol,
-            "model": str(loaded.path),
-            "model name": loaded.spec.name,
-            "model sha256": loaded.digest,
-            "versions": {**versions(loaded.spec), "vlm-bench": version("vlm-bench")},
+            **self.model.metadata(settings),
             "files": {name: sha256(path) for name, path in task.benchmark.files.items()},
             "questions sha256": digest_of(task.benchmark.questions.values()),
             "decoding": {"max_new_tokens": length, "temperature": 0.0},
-            "batch_size": batch_size,
-            "dtype": loaded.dtype,
-            "device": loaded.hardware,
             "processes": self.ranks.count,
-            "prefix_reuse": self.inference.reuse,
             "scored_by": task.benchmark.scored_by,
             **({"baseline": task.baseline, **task.settings} if task.baseline else {}),
         }
@@ -88,6 +71,7 @@ class Run:
         mine = [question for group in groups for question in group]
         if remaining := [question for question in mine if question.id not in done]:
             self._ask(remaining, len(mine))
+            self.model.check_unchanged()
         self.ranks.wait()
         if self.ranks.main:
             self.log.merge()
@@ -132,8 +116,8 @@ class Run:
             for answer in self.inference.ask(questions, self._skip if self.allow_partial else None):
                 paths = [image for image in answer[0].images if isinstance(image, Path)]
                 digest = " ".join(map(digest_of_image, paths)) or None
-                model = self.loaded
-                append(answer_line(answer, model.spec.name, model.digest, digest, self.task.baseline))
+                model = self.model
+                append(answer_line(answer, model.name, model.digest, digest, self.task.baseline))
                 progress.advance()
 
     def _skip(self, group: Sequence[Question], error: BadSample) -> None:
@@ -154,7 +138,7 @@ class Run:
             benchmark=self.task.benchmark,
             baselines=baselines,
         )
-        result = replace(result, warnings=[*result.warnings, *warnings])
+        result = replace(result, warnings=[*result.warnings, *self.model.warnings, *warnings])
         report.save(result, path.with_suffix(".json"))
         return result
 

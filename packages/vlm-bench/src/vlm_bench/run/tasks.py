@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
 from vlm_bench.evaluate import check_asked
 from vlm_core.benchmark import Benchmark, Question
-from vlm_core.errors import UserError
+from vlm_core.errors import BadSample, UserError
+from vlm_core.evaluation.inference import AnsweredQuestion, BenchmarkInference, Group
 from vlm_core.evaluation.questions import missing_images, missing_lines, sample
 from vlm_core.io import manifest
 from vlm_core.model import VLM
-from vlm_core.model_folder.assemble import load
+from vlm_core.model_folder.assemble import load, versions
 from vlm_core.plugins.config import BenchmarkConfig
 from vlm_core.spec.spec import Spec
 from vlm_core.states.cache import StateCache
@@ -34,6 +36,42 @@ class Settings:
     prefix_reuse: bool = True
     allow_partial: bool = False
     state_cache: StateCache | None = None
+
+
+class Inference(Protocol):
+    """Answers questions; see `BenchmarkInference.ask`."""
+
+    @property
+    def why_no_prefix_reuse(self) -> str | None: ...
+
+    def ask(
+        self, questions: Iterable[Question], skip: Callable[[Group, BadSample], None] | None = None
+    ) -> Iterator[AnsweredQuestion]: ...
+
+
+class AskedModel(Protocol):
+    """What a run asks: a `LoadedModel`, or the `ServedModel` of a server."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def digest(self) -> str: ...
+
+    @property
+    def warnings(self) -> list[str]:
+        """What a report says about the model."""
+        ...
+
+    def metadata(self, settings: Settings) -> Mapping[str, Any]:
+        """The run's metadata as far as the model decides them."""
+        ...
+
+    def inference(self, settings: Settings, max_new_tokens: int) -> Inference: ...
+
+    def check_unchanged(self) -> None:
+        """Raise `UserError` if the answers since the start may be of another model."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -55,6 +93,39 @@ class LoadedModel:
         """`cpu`, or `cuda` with the GPU's name."""
         kind = torch.device(self.device).type
         return f"cuda ({torch.cuda.get_device_name(self.device)})" if kind == "cuda" else kind
+
+    @property
+    def name(self) -> str:
+        return self.spec.name
+
+    @property
+    def warnings(self) -> list[str]:
+        return []
+
+    def metadata(self, settings: Settings) -> Mapping[str, Any]:
+        return {
+            "model": str(self.path),
+            "model name": self.name,
+            "model sha256": self.digest,
+            "versions": {**versions(self.spec), "vlm-bench": version("vlm-bench")},
+            "batch_size": settings.batch_size,
+            "dtype": self.dtype,
+            "device": self.hardware,
+            "prefix_reuse": self.inference(settings, 1).reuse,
+        }
+
+    def inference(self, settings: Settings, max_new_tokens: int) -> BenchmarkInference:
+        return BenchmarkInference(
+            self.model,
+            self.spec.template,
+            batch_size=settings.batch_size,
+            max_new_tokens=max_new_tokens,
+            reuse=settings.prefix_reuse,
+            cache=settings.state_cache,
+        )
+
+    def check_unchanged(self) -> None:
+        """It can't change: its weights are in memory."""
 
     @classmethod
     def load(

@@ -1,16 +1,17 @@
-"""`vlm-chat`: ask a model about images and videos: one question, or a conversation."""
+"""`vlm-chat`: ask a model, or a server, about images and videos: one question, or a conversation."""
 
 from __future__ import annotations
 
 import argparse
 import sys
-from functools import partial
 from typing import TYPE_CHECKING
 
-from vlm_core.cli.common import DTYPES, Parser, add_trust, count, path_text, run
+from vlm_core.cli.common import DTYPES, Parser, add_trust, path_text, run
 from vlm_core.cli.console import text
 from vlm_core.cli.output import print_piece, say
-from vlm_core.cli.prompt import Interrupt, image_files, lines
+from vlm_core.cli.prompt import Interrupt, converse, image_files
+from vlm_core.cli.remote import add_server, chat_with_server, check_server
+from vlm_core.cli.sampling import add_sampling, check_sampling
 from vlm_core.cli.watch import add_watch, check_watch, watch, watch_source
 from vlm_core.errors import UserError
 from vlm_core.io.manifest import require_model_folder
@@ -25,11 +26,21 @@ _HELP = (
     "/image FILE … and /video FILE … add images and videos to the next question, /new starts a new conversation, "
     "/save FILE writes this one to a file, /cache shows the state cache, Ctrl-C stops an answer, /quit or Ctrl-D exits"
 )
+_LOCAL_OPTIONS = (
+    "device",
+    "dtype",
+    "save",
+    "resume",
+    "convert_state",
+    "state_cache",
+    "watch",
+    "trust_remote_code",
+)
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = Parser(prog="vlm-chat", description=__doc__, epilog=f"In a conversation: {_HELP}.")
-    parser.add_argument("model", type=path_text, metavar="MODEL", help="a model folder")
+    parser.add_argument("model", nargs="?", type=path_text, metavar="MODEL", help="a model folder")
     parser.add_argument(
         "--image",
         action="append",
@@ -46,26 +57,11 @@ def _parser() -> argparse.ArgumentParser:
         "frames are read",
     )
     parser.add_argument("--ask", metavar="TEXT", help="ask this question, print the answer and exit")
-    parser.add_argument(
-        "--max-new-tokens", type=count, default=256, metavar="N", help="limit of an answer; default 256"
-    )
-    parser.add_argument(
-        "--temperature",
-        type=float,
-        default=0.0,
-        metavar="X",
-        help="sampling temperature; default 0: greedy decoding",
-    )
-    parser.add_argument(
-        "--top-p", type=float, default=1.0, metavar="P", help="nucleus sampling; default 1: all tokens"
-    )
-    seed = partial(count, least=0, most=2**63 - 1)
-    parser.add_argument(
-        "--seed", type=seed, default=0, metavar="N", help="random seed of sampling; default 0"
-    )
+    add_sampling(parser)
     parser.add_argument("--device", help="cpu, cuda, cuda:1, …; default: cuda if available, else cpu")
     parser.add_argument("--dtype", choices=DTYPES, help="convert weights to this dtype; default: as saved")
     _add_states(parser)
+    add_server(parser)
     add_watch(parser)
     add_trust(parser)
     return parser
@@ -96,16 +92,15 @@ def _add_states(parser: argparse.ArgumentParser) -> None:
 
 
 def _check(args: argparse.Namespace) -> None:
+    check_server(args, _LOCAL_OPTIONS)
     check_watch(args)
-    if not 0 <= args.temperature <= 100:
-        raise UserError(f"--temperature {args.temperature}: expected 0 (greedy) to 100")
-    if not 0 < args.top_p <= 1:
-        raise UserError(f"--top-p {args.top_p}: expected a share above 0 and at most 1")
+    check_sampling(args)
     if args.ask is not None and not args.ask.strip() and not (args.image or args.video or args.watch):
         raise UserError("--ask: the question is empty, and there is no --image or --video to describe")
     if args.convert_state and not args.resume:
         raise UserError("--convert-state is for --resume, which is not given")
-    require_model_folder(args.model)
+    if args.url is None:
+        require_model_folder(args.model)
     if args.save or args.resume:
         from vlm_core.generation import session_file
 
@@ -119,6 +114,8 @@ def chat(args: argparse.Namespace) -> int:
     _check(args)
     images = [path for name in args.image for path in image_files(name, quoted=False)]
     videos = [path for name in args.video for path in image_files(name, quoted=False, medium="video")]
+    if args.url is not None:
+        return chat_with_server(args, images, videos)
     frames = watch_source(args)
     import torch
 
@@ -151,7 +148,7 @@ def chat(args: argparse.Namespace) -> int:
             say(
                 f"{args.resume}: {len(conversation.messages)} messages, {conversation.history.positions} positions"
             )
-        _converse(conversation, decoding)
+        converse(lambda line: _execute(conversation, line, decoding))
     if args.save:
         conversation.save(args.save)
     if args.state_cache:
@@ -171,16 +168,6 @@ def _answer(conversation: Conversation, question: str, decoding: GenerationConfi
     for piece in conversation.ask(question, decoding):
         print_piece(piece)
     print()
-
-
-def _converse(conversation: Conversation, decoding: GenerationConfig) -> None:
-    for line in lines():
-        try:
-            if line == "/quit":
-                break
-            _execute(conversation, line, decoding)
-        except UserError as error:  # a wrong path doesn't end the conversation
-            print(error, file=sys.stderr)
 
 
 def _execute(conversation: Conversation, line: str, decoding: GenerationConfig) -> None:

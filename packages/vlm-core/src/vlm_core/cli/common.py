@@ -82,6 +82,17 @@ def share(text: str) -> float:
     return number
 
 
+def seconds_above_zero(text: str) -> float:
+    """Argument type: seconds above 0, at most a day."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = 0.0
+    if not 0 < number <= 86400:
+        raise argparse.ArgumentTypeError(f"expected seconds, above 0 and at most 86400, got {shown(text)}")
+    return number
+
+
 def local_path(text: str) -> Path:
     """Argument type: the path of a file or folder."""
     return Path(path_text(text))

@@ -7,7 +7,7 @@ import os
 import shlex
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
@@ -70,6 +70,17 @@ def lines() -> Iterator[str]:
                 return
             if line:
                 yield line
+
+
+def converse(execute: Callable[[str], None]) -> None:
+    """Execute each typed line until /quit or the end; a `UserError`, such as a wrong path, ends nothing."""
+    for line in lines():
+        try:
+            if line == "/quit":
+                break
+            execute(line)
+        except UserError as error:
+            print(error, file=sys.stderr)
 
 
 class Interrupt:

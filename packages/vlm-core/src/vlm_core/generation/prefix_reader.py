@@ -63,6 +63,11 @@ class PrefixReader:
     def _computation(self) -> str:
         return digests.of(computation(self.model))
 
+    def prepare(self) -> None:
+        """Compute what every key of the cache needs, which takes a second or more at the first prompt otherwise."""
+        if self.cache is not None:
+            _ = self._computation
+
     def read(
         self,
         session: Session,

@@ -9,7 +9,7 @@ import shutil
 import stat
 import time
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -78,6 +78,51 @@ def write_file(path: str | Path, content: str | bytes) -> None:
         finally:
             tmp.unlink(missing_ok=True)
         sync(path.parent)
+
+
+@contextmanager
+def append_lines(path: str | Path) -> Iterator[Callable[[str], None]]:
+    """A function that appends a line to a file, whose writer is this process alone; created if it is missing.
+
+    A kill loses no earlier line, but may leave a part of the last one: `drop_lines` removes it. Raises `UserError` if
+    the file can't be written, or another process writes it.
+    """
+    with write_errors(path):
+        if _is_stream(Path(path)) or Path(path).is_dir():
+            raise UserError(f"{printable(path)}: no regular file; remove it, or name another one")
+        file = open(path, "ab", buffering=0)  # noqa: SIM115, closed below, where other errors are the caller's
+
+    def append(line: str) -> None:
+        with write_errors(path):
+            data = line.encode("utf-8", "backslashreplace")
+            while data:
+                data = data[file.write(data) :]
+
+    with file:
+        _require_lock(file.fileno(), path)
+        yield append
+
+
+def drop_lines(
+    path: str | Path, read: Callable[[], Iterable[bytes]], is_whole: Callable[[bytes], bool]
+) -> int:
+    """Remove the lines of a file that are not whole, atomically, and return their number; `read` gives all lines.
+
+    Raises `UserError` as `append_lines`.
+    """
+    dropped = sum(not is_whole(line) for line in read())
+    if dropped:
+        with write_errors(path), open(path, "r+b") as file:
+            _require_lock(file.fileno(), path)
+            write_file(path, b"".join(filter(is_whole, read())))
+    return dropped
+
+
+def _require_lock(handle: int, path: str | Path) -> None:
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        raise UserError(f"{printable(path)}: another process is writing this file") from None
 
 
 def require_writable_folder(folder: str | Path) -> None:

@@ -16,6 +16,7 @@ from typing import Any
 from vlm_core.errors import UserError
 from vlm_core.runtime.parent_death import end_with_parent
 from vlm_serve.engine.local import LocalEngine
+from vlm_serve.engine.memory import compact_allocator
 from vlm_serve.engine.request import GenerationRequest
 from vlm_serve.engine.settings import EngineSettings
 
@@ -57,6 +58,7 @@ def run_worker(connection: Connection, plan: WorkerPlan, parent: int) -> None:
     ("refused", lines), ("event", number, event), ("stats", stats), ("closed",).
     """
     end_with_parent(parent)
+    compact_allocator()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
     try:

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from typing import TYPE_CHECKING, Any
 
 from vlm_core.cli.console import text
 from vlm_core.cli.output import print_piece, say
-from vlm_core.cli.prompt import Interrupt, lines
-from vlm_core.errors import UserError
+from vlm_core.cli.prompt import Interrupt, converse
 from vlm_core.io.frames.times import clock, seconds
 
 if TYPE_CHECKING:
@@ -49,21 +47,11 @@ def watch(
             _answer(thread, thread.fork(), text(args.ask), decoding)
         else:
             say(f"{title} watches {source.name}: {HELP}")
-            _converse(thread, decoding)
+            converse(lambda line: _execute(thread, line, decoding))
         thread.raise_error()
     finally:
         thread.close()
     return 0
-
-
-def _converse(thread: WatchThread, decoding: GenerationConfig) -> None:
-    for line in lines():
-        try:
-            if line == "/quit":
-                break
-            _execute(thread, line, decoding)
-        except UserError as error:  # watching goes on
-            print(error, file=sys.stderr)
 
 
 def _execute(thread: WatchThread, line: str, decoding: GenerationConfig) -> None:

@@ -12,8 +12,12 @@ from vlm_serve.api.server import Server, server_of
 
 
 def _model(server: Server) -> dict[str, Any]:
-    name = server.engine.facts().name
-    return {"id": name, "object": "model", "created": server.created, "owned_by": "vlm-serve"}
+    facts = server.engine.facts()
+    known = {"id": facts.name, "object": "model", "created": server.created, "owned_by": "vlm-serve"}
+    return {
+        **known,
+        "digest": facts.digest,
+    }  # no field of OpenAI: `vlm-bench run --url` tells models apart by it
 
 
 async def list_models(request: Request) -> Response:

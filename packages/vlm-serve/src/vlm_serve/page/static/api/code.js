@@ -12,7 +12,8 @@ export async function curlCall(model, messages, settings, withKey) {
     json = json.replace(mark, () => `data:${file.type};base64,$(base64 < ${quoted} | tr -d '\\n')`);
   }
   const key = withKey ? ' \\\n  -H "Authorization: Bearer $VLM_API_KEY"' : "";
-  return `curl ${shellQuoted(`${API}chat/completions`)} \\\n  -H "Content-Type: application/json"${key} \\\n  -d @- <<JSON\n${json}\nJSON\n`;
+  const address = shellQuoted(`${API}chat/completions`);
+  return `curl ${address} \\\n  -H "Content-Type: application/json"${key} \\\n  -d @- <<JSON\n${json}\nJSON\n`;
 }
 
 /** The same request for the Python package `openai`. */

@@ -3,8 +3,8 @@
 /**
  * Body of a request for the next answer to `messages`, whose last one is a question.
  *
- * A question whose answer failed or was stopped before its first word is left out: many templates allow no two questions
- * in a row. `urlOf(file)` gives the address that stands for a file.
+ * A question whose answer failed or was stopped before its first word is left out: many templates allow no two
+ * questions in a row. `urlOf(file)` gives the address that stands for a file.
  */
 export async function chatBody(model, messages, settings, urlOf) {
   const { system, ...sampling } = settings;

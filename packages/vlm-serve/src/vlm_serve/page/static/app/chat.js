@@ -21,7 +21,7 @@ export class Chat extends EventTarget {
   }
 
   isRunning(conversation) {
-    return this.#running.has(conversation.id);
+    return this.#running.has(conversation?.id);
   }
 
   /** Ask a question, in place of the messages from `at` on; by default after all of them. */

@@ -10,7 +10,7 @@ import { shortText } from "../view/dom.js";
 
 const TITLE_LENGTH = 60;
 
-/** Events: `list` (titles, order), `open` (another conversation, or its messages as a whole), `unsaved` (with an error). */
+/** Events: `list` (titles, order), `open` (another conversation, or other messages), `unsaved` (with an error). */
 export class Library extends EventTarget {
   conversations = [];
   current = null;
@@ -29,7 +29,10 @@ export class Library extends EventTarget {
   /** Read what is stored and open an empty conversation; false if this browser stores nothing. */
   async load() {
     this.#database = await openDatabase();
-    this.conversations = await this.#database.all();
+    this.conversations = await this.#database.all().catch((error) => {
+      this.dispatchEvent(new CustomEvent("unsaved", { detail: error }));
+      return [];
+    });
     for (const conversation of this.conversations) markInterrupted(conversation);
     this.#sort();
     this.startNew();

@@ -23,7 +23,10 @@ const composer = new Composer();
 const thread = new Thread({
   urlOf: (file) => library.url(library.current, file),
   edit: editQuestion,
-  regenerate: () => chat.regenerate(library.current),
+  regenerate() {
+    byId("thread").focus(); // the button goes away
+    chat.regenerate(library.current);
+  },
   showCode,
 });
 const sidebar = new Sidebar(library, {
@@ -59,7 +62,12 @@ session.addEventListener("failed", ({ detail }) => {
 });
 byId("models").addEventListener("change", ({ target }) => session.choose(session.models[target.selectedIndex]));
 byId("open-settings").addEventListener("click", () =>
-  openSettings({ settings: session.settings, model: session.model, save: (settings) => session.setSettings(settings), removeAll }),
+  openSettings({
+    settings: session.settings,
+    model: session.model,
+    save: (settings) => session.setSettings(settings),
+    removeAll,
+  }),
 );
 document.addEventListener("keydown", (event) => {
   if (event.key !== "Escape" || event.isComposing || document.querySelector("dialog[open]")) return;
@@ -135,9 +143,11 @@ function showModel() {
   byId("model-name").title = model.name;
   byId("model-name").classList.toggle("hidden", models.length > 1);
   byId("models").hidden = models.length < 2;
-  byId("models").replaceChildren(...models.map(({ name }) => element("option", { selected: name === model.name }, name)));
+  const options = models.map(({ name }) => element("option", { selected: name === model.name }, name));
+  byId("models").replaceChildren(...options);
   const reads = [model.images && "images", model.videos && "videos"].filter(Boolean).join(" and ");
-  byId("welcome-text").textContent = reads ? `Drop, paste or choose ${reads}, and ask about them.` : "Ask in your own words.";
+  const hint = reads ? `Drop, paste or choose ${reads}, and ask about them.` : "Ask in your own words.";
+  byId("welcome-text").textContent = hint;
   composer.setModel(model);
 }
 
@@ -150,6 +160,7 @@ function speakState({ state, text }) {
 }
 
 function unsavedText(error) {
-  if (error?.name !== "QuotaExceededError") return "The browser couldn't store the conversation: it is lost when the page is closed.";
-  return "The browser's storage is full: this conversation is lost when the page is closed. Delete others to make room.";
+  const lost = "it is lost when the page is closed";
+  if (error?.name !== "QuotaExceededError") return `The browser couldn't store the conversation: ${lost}.`;
+  return `The browser's storage is full for this conversation: ${lost}. Delete others to make room.`;
 }

@@ -45,6 +45,7 @@ export class Session extends EventTarget {
   setSettings(settings) {
     this.settings = settings;
     saveSettings(settings);
+    if (!this.model) this.connect(); // a key may have been entered, too
   }
 
   /** Ask the user for a key, once for all requests that wait for it; false if there is none. */

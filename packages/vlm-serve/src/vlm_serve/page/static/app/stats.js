@@ -29,10 +29,10 @@ export class AnswerStats {
   }
 }
 
-/** One line, such as `0.21 s to the first token · 84 tokens/s · 1,200 of 1,260 prompt tokens cached`. */
+/** One line, such as `0.21 s to first token · 84 tokens/s · 1,200 of 1,260 prompt tokens cached`. */
 export function statsLine({ firstToken, decoding, completionTokens, promptTokens, cachedTokens }) {
   const parts = [];
-  if (firstToken !== null) parts.push(`${firstToken.toFixed(2)} s to the first token`);
+  if (firstToken !== null) parts.push(`${firstToken.toFixed(2)} s to first token`);
   // the first token is there when the clock starts
   if (completionTokens > 1 && decoding > 0) parts.push(`${rounded((completionTokens - 1) / decoding)} tokens/s`);
   if (promptTokens !== null && cachedTokens !== null) {

@@ -26,7 +26,8 @@ export async function openCode(model, messages, settings, withKey) {
     withKey && "The key is read from the variable VLM_API_KEY.",
   ];
   const note = element("p", { class: "soft" }, notes.filter(Boolean).join(" "));
-  const row = element("div", { class: "dialog-row" }, choices, element("span", { class: "space" }), copyButton("Copy the call", () => code.textContent, "Copy"));
+  const copy = copyButton("Copy the call", () => code.textContent, "Copy");
+  const row = element("div", { class: "dialog-row" }, choices, element("span", { class: "space" }), copy);
   const area = element("pre", { class: "call", tabindex: "0", role: "region", "aria-label": "Call" }, code);
   openDialog("This request as code", [row, area, note], undefined, { class: "wide" });
   choices.firstElementChild.click();

@@ -16,14 +16,16 @@ export function askForKey(message) {
       answer = { key, remember: remember.checked };
       return dialog.close();
     };
+    const use = element("button", { type: "submit", class: "button primary" }, "Use this key");
     const form = element(
       "form",
       { class: "settings", on: { submit } },
       element("p", { id: "key-message" }, message),
       row,
-      element("div", { class: "dialog-row" }, element("span", { class: "space" }), element("button", { type: "submit", class: "button primary" }, "Use this key")),
+      element("div", { class: "dialog-row" }, element("span", { class: "space" }), use),
     );
-    const dialog = openDialog("The server wants an API key", [form], () => resolve(answer), { "aria-describedby": "key-message" });
+    const title = "The server wants an API key";
+    const dialog = openDialog(title, [form], () => resolve(answer), { "aria-describedby": "key-message" });
     input.select();
   });
 }

@@ -21,8 +21,8 @@ export function openSettings({ settings, model, save, removeAll }) {
     }
     const entries = fields.map((field) => [field.name, field.value()]).filter(([, value]) => value !== undefined);
     const text = system.input.value.trim();
-    save({ ...Object.fromEntries(entries), ...(text ? { system: text } : {}) });
     key.save();
+    save({ ...Object.fromEntries(entries), ...(text ? { system: text } : {}) });
     setTheme(themes.input.value);
     dialog.close();
   };
@@ -30,10 +30,11 @@ export function openSettings({ settings, model, save, removeAll }) {
     for (const field of fields) field.set(DEFAULTS[field.name]);
     system.input.value = "";
   };
+  const rows = fields.map((field) => field.row);
   const form = element(
     "form",
     { novalidate: true, class: "settings", on: { submit } },
-    element("fieldset", {}, element("legend", {}, "Sampling"), element("div", { class: "grid" }, ...fields.map((field) => field.row))),
+    element("fieldset", {}, element("legend", {}, "Sampling"), element("div", { class: "grid" }, ...rows)),
     element("p", { class: "soft" }, "An empty field leaves the choice to the server."),
     system.row,
     themes.row,
@@ -57,7 +58,13 @@ export function openSettings({ settings, model, save, removeAll }) {
 function numberField(field, value) {
   const id = `setting-${field.name}`;
   const error = element("span", { class: "error", id: `${id}-error` });
-  const input = element("input", { id, class: "field", inputmode: field.whole ? "numeric" : "decimal", autocomplete: "off", "aria-describedby": `${id}-hint ${id}-error` });
+  const input = element("input", {
+    id,
+    class: "field",
+    inputmode: field.whole ? "numeric" : "decimal",
+    autocomplete: "off",
+    "aria-describedby": `${id}-hint ${id}-error`,
+  });
   const check = () => {
     try {
       fieldValue(field, input.value);
@@ -82,23 +89,29 @@ function numberField(field, value) {
 
 function systemField(text, model) {
   const allowed = model?.system !== false;
-  const input = element("textarea", { id: "setting-system", class: "field", rows: "3", disabled: !allowed, "aria-describedby": "system-hint" });
+  const id = "setting-system";
+  const described = { "aria-describedby": "system-hint" };
+  const input = element("textarea", { id, class: "field", rows: "3", disabled: !allowed, ...described });
   input.value = text;
-  const hint = allowed ? "Sent before every conversation." : "The template of this model has no place for it.";
-  const row = element("div", { class: "row" }, element("label", { for: "setting-system" }, "System prompt"), input, element("span", { class: "soft hint", id: "system-hint" }, hint));
+  const said = allowed ? "Sent before every conversation." : "The template of this model has no place for it.";
+  const hint = element("span", { class: "soft hint", id: "system-hint" }, said);
+  const row = element("div", { class: "row" }, element("label", { for: id }, "System prompt"), input, hint);
   return { row, input };
 }
 
 function themeField() {
   const names = { system: "As the system", light: "Light", dark: "Dark" };
-  const options = Object.entries(names).map(([value, label]) => element("option", { value, selected: value === theme() }, label));
+  const options = Object.entries(names).map(([value, label]) =>
+    element("option", { value, selected: value === theme() }, label),
+  );
   const input = element("select", { id: "setting-theme", class: "field" }, ...options);
   return { row: element("div", { class: "row" }, element("label", { for: "setting-theme" }, "Theme"), input), input };
 }
 
 /** The key and whether it outlives the tab; `error` describes the field if it is given. */
 export function keyFields() {
-  const input = element("input", { id: "setting-key", type: "password", class: "field", autocomplete: "off", spellcheck: "false" });
+  const plain = { autocomplete: "off", spellcheck: "false" };
+  const input = element("input", { id: "setting-key", type: "password", class: "field", ...plain });
   const remember = element("input", { id: "remember-key", type: "checkbox", checked: keyIsRemembered() });
   input.value = apiKey();
   const row = element(
@@ -116,5 +129,6 @@ function storageRow(removeAll) {
   navigator.storage?.estimate?.().then(({ usage = 0 }) => {
     text.textContent = `Conversations are kept in this browser: ${(usage / 1e6).toFixed(1)} MB.`;
   });
-  return element("div", { class: "row storage" }, text, textButton("Delete all conversations", removeAll, { class: "button danger" }));
+  const button = textButton("Delete all conversations", removeAll, { class: "button danger" });
+  return element("div", { class: "row storage" }, text, button);
 }

@@ -11,7 +11,8 @@ export const hasCamera = () => Boolean(navigator.mediaDevices?.getUserMedia);
 
 /** Show the camera; `onFile` gets what was taken, a `File`. */
 export async function openCamera(model, onFile) {
-  const video = element("video", { class: "camera", autoplay: true, playsinline: true, "aria-label": "Picture of the camera" });
+  const label = "Picture of the camera";
+  const video = element("video", { class: "camera", autoplay: true, playsinline: true, "aria-label": label });
   video.muted = true;
   const status = element("p", { class: "soft", role: "status" }, "Waiting for the camera…");
   const buttons = element("div", { class: "dialog-row" });
@@ -25,7 +26,7 @@ export async function openCamera(model, onFile) {
     stream = await navigator.mediaDevices.getUserMedia({ video: { facingMode: "environment" } });
   } catch (error) {
     const denied = error.name === "NotAllowedError";
-    status.textContent = denied ? "The browser doesn't allow this page to use the camera." : "There is no camera to be used.";
+    status.textContent = denied ? "The browser doesn't let this page use the camera." : "There is no camera to use.";
     return;
   }
   if (closed) {

@@ -6,7 +6,7 @@ const SENT_AS_THEY_ARE = new Set(["image/jpeg", "image/png", "image/webp"]);
 const VIDEO_TYPES = new Set(["video/mp4", "video/webm"]);
 const MAX_SIDE = 2048;
 const MAX_IMAGE_BYTES = 2 * 1024 * 1024;
-const MAX_VIDEO_BYTES = 32 * 1024 * 1024;
+const MAX_VIDEO_BYTES = 20 * 1024 * 1024;
 const QUALITY = 0.92;
 
 /** An error whose message is for the user. */
@@ -30,13 +30,13 @@ function prepareVideo(file, shown, model) {
   if (!model.videos) throw new FileError(`${shown} is left out: this model reads no videos.`);
   const type = file.type.split(";")[0];
   if (!VIDEO_TYPES.has(type)) throw new FileError(`${shown} is left out: videos are MP4 or WebM files.`);
-  if (file.size > MAX_VIDEO_BYTES) throw new FileError(`${shown} is left out: it is larger than 32 MB.`);
+  if (file.size > MAX_VIDEO_BYTES) throw new FileError(`${shown} is left out: it is larger than 20 MB.`);
   return { id: newId(), name: file.name, kind: "video", type, blob: new Blob([file], { type }) };
 }
 
 /**
- * The image as a JPEG, PNG or WebP file. Small ones keep their bytes; the server turns them by their EXIF orientation, as
- * the browser does. Others are drawn anew, upright, on white, with sides of at most `MAX_SIDE` pixels.
+ * The image as a JPEG, PNG or WebP file. Small ones keep their bytes; the server turns them by their EXIF orientation,
+ * as the browser does. Others are drawn anew, upright, on white, with sides of at most `MAX_SIDE` pixels.
  */
 async function uprightImage(file, shown) {
   let bitmap;

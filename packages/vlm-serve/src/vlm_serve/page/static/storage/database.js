@@ -1,4 +1,4 @@
-// Conversations and their files in the browser's IndexedDB; a browser that refuses it keeps them until the page is closed.
+// Conversations and their files in the browser's IndexedDB; where that is refused, they last as long as the page.
 
 const NAME = "vlm-serve";
 
@@ -55,8 +55,8 @@ class Database {
   }
 
   /**
-   * Store a conversation and the files that it names, in one transaction; its other files are deleted. `blobs` holds the
-   * bytes of new files. Raises `QuotaExceededError` if the storage is full.
+   * Store a conversation and the files that it names, in one transaction; its other files are deleted. `blobs` holds
+   * the bytes of new files. Raises `QuotaExceededError` if the storage is full.
    */
   async save(conversation, blobs) {
     const transaction = this.#database.transaction(["conversations", "files"], "readwrite");

@@ -39,7 +39,7 @@ export class Composer extends EventTarget {
       target.value = "";
     });
     byId("camera").addEventListener("click", () => openCamera(this.#model, (file) => this.attach([file])));
-    this.#show();
+    this.#showFiles();
   }
 
   /** Offer what the model reads. */
@@ -65,10 +65,10 @@ export class Composer extends EventTarget {
   /** Each conversation has a draft of its own while the page is open. */
   setConversation(conversation) {
     if (conversation === this.#conversation) return;
-    const { text, attachments, replaces } = this.#drafts.get(conversation) ?? { text: "", attachments: [], replaces: null };
+    const draft = this.#drafts.get(conversation) ?? { text: "", attachments: [], replaces: null };
     if (this.#conversation) this.#drafts.set(this.#conversation, this.#draft());
     this.#conversation = conversation;
-    this.#set(text, attachments, replaces);
+    this.#set(draft.text, draft.attachments, draft.replaces);
   }
 
   /** Write `question` anew; `attachments` are its files as `{file, url}`. */
@@ -102,7 +102,7 @@ export class Composer extends EventTarget {
           const isOpen = this.#conversation === conversation;
           const attachments = isOpen ? this.#attachments : this.#drafts.get(conversation).attachments;
           attachments.push({ file: prepared, url: URL.createObjectURL(prepared.blob) });
-          this.#show();
+          this.#showFiles();
         } catch (error) {
           if (!(error instanceof FileError)) throw error;
           notify(error.message);
@@ -130,28 +130,33 @@ export class Composer extends EventTarget {
     this.#text.value = text;
     this.#attachments = attachments;
     this.#replaces = replaces;
-    this.#show();
+    this.#showFiles();
   }
 
+  /** Text and buttons; called with every letter. */
   #show() {
     const text = this.#text;
     text.style.height = "auto";
     text.style.height = `${text.scrollHeight}px`;
+    byId("editing").hidden = !this.#replaces;
+    byId("send").hidden = this.#isRunning;
+    byId("stop").hidden = !this.#isRunning;
+    byId("send").disabled = !this.#model || (!text.value.trim() && !this.#attachments.length);
+  }
+
+  #showFiles() {
     const items = this.#attachments.map((attachment) =>
       attachmentItem(attachment.file, attachment.url, () => this.#remove(attachment)),
     );
     byId("attachments").replaceChildren(...items);
     byId("attachments").hidden = !items.length;
-    byId("editing").hidden = !this.#replaces;
-    byId("send").hidden = this.#isRunning;
-    byId("stop").hidden = !this.#isRunning;
-    byId("send").disabled = !this.#model || (!text.value.trim() && !items.length);
+    this.#show();
   }
 
   #remove(attachment) {
     URL.revokeObjectURL(attachment.url);
     this.#attachments = this.#attachments.filter((other) => other !== attachment);
-    this.#show();
+    this.#showFiles();
     this.focus();
   }
 }

@@ -29,7 +29,8 @@ function copyBySelection(text) {
 export function copyButton(label, textOf, shownLabel = "") {
   const text = element("span", {}, shownLabel);
   const classes = shownLabel ? "button" : "icon-button";
-  const button = element("button", { type: "button", class: classes, "aria-label": label, title: label }, icon("copy"), text);
+  const named = { "aria-label": label, title: label };
+  const button = element("button", { type: "button", class: classes, ...named }, icon("copy"), text);
   let timer = 0;
   button.addEventListener("click", async () => {
     const copied = await copyText(textOf());

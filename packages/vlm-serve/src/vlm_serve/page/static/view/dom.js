@@ -4,7 +4,7 @@ const SVG = "http://www.w3.org/2000/svg";
 
 export const byId = (id) => document.getElementById(id);
 
-/** An element with attributes, listeners under `on`, and children that are nodes or text; null children are left out. */
+/** An element with attributes, listeners under `on`, and children: nodes or text; null children are left out. */
 export function element(tag, attributes = {}, ...children) {
   const made = document.createElement(tag);
   for (const [name, value] of Object.entries(attributes)) {
@@ -42,9 +42,9 @@ export function textButton(label, onClick, attributes = {}) {
   return element("button", { type: "button", class: "button", ...attributes, on: { click: onClick } }, label);
 }
 
-/** Text of another origin as one line for labels; control characters and overlong names are shortened. */
+/** Text of another origin as one line for labels; without control characters, and cut where it is long. */
 export function shortText(text, limit = 60) {
-  const line = String(text).replace(/[\p{Cc}\p{Cf}\p{Zl}\p{Zp}\s]+/gu, " ").trim();
+  const line = String(text).replace(/[\p{Cc}\s\u200e\u200f\u2028-\u202e\u2066-\u2069]+/gu, " ").trim();
   const characters = [...line];
   return characters.length > limit ? `${characters.slice(0, limit - 1).join("").trimEnd()}…` : line;
 }

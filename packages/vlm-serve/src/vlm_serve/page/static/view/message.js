@@ -17,12 +17,16 @@ export class QuestionView {
       { class: "question" },
       this.#name,
       files.length ? element("ul", { class: "thumbnails", "aria-label": "Attached files" }, ...files) : null,
-      message.text ? element("p", { class: "bubble", dir: "auto" }, message.text) : null,
       element(
         "div",
-        { class: "actions" },
-        iconButton("edit", "Edit the question", edit),
-        message.text ? copyButton("Copy the question", () => message.text) : null,
+        { class: "beside" },
+        message.text ? element("p", { class: "bubble", dir: "auto" }, message.text) : null,
+        element(
+          "div",
+          { class: "actions" },
+          iconButton("edit", "Edit the question", edit),
+          message.text ? copyButton("Copy the question", () => message.text) : null,
+        ),
       ),
     );
   }
@@ -103,5 +107,6 @@ export class AnswerView {
 }
 
 function waitingDots() {
-  return element("p", { class: "dots", "aria-label": "Waiting for the answer", role: "img" }, ...[1, 2, 3].map(() => element("i")));
+  const dots = [1, 2, 3].map(() => element("i"));
+  return element("p", { class: "dots", "aria-label": "Waiting for the answer", role: "img" }, ...dots);
 }

@@ -62,12 +62,24 @@ export class Sidebar {
       this.close();
       this.#handlers.open(conversation);
     };
-    const running = this.#handlers.isRunning(conversation) ? element("span", { class: "running", role: "img", "aria-label": "is answered" }) : null;
-    const attributes = { type: "button", class: "title", title: conversation.title, dir: "auto", "aria-current": isCurrent ? "true" : null };
+    const running = element("span", { class: "running", role: "img", "aria-label": "is being answered" });
+    const attributes = {
+      type: "button",
+      class: "title",
+      title: conversation.title,
+      dir: "auto",
+      "aria-current": isCurrent ? "true" : null,
+      on: { click: open },
+    };
     const item = element(
       "li",
       { class: isCurrent ? "current" : null, "data-id": conversation.id },
-      element("button", { ...attributes, on: { click: open } }, element("span", {}, conversation.title), running),
+      element(
+        "button",
+        attributes,
+        element("span", {}, conversation.title),
+        this.#handlers.isRunning(conversation) ? running : null,
+      ),
       iconButton("edit", `Rename ${conversation.title}`, () => this.#rename(conversation, item)),
       iconButton("trash", `Delete ${conversation.title}`, () => this.#handlers.remove(conversation)),
     );
@@ -75,7 +87,8 @@ export class Sidebar {
   }
 
   #rename(conversation, item) {
-    const field = element("input", { class: "field", "aria-label": "Title of the conversation", maxlength: "60", value: conversation.title });
+    const label = "Title of the conversation";
+    const field = element("input", { class: "field", "aria-label": label, maxlength: "60", value: conversation.title });
     const finish = (isKept) => {
       if (this.#renamed !== field) return;
       this.#renamed = null;

@@ -21,6 +21,8 @@ from vlm_serve.engine.request import Grammar
 TOKENIZER = "tokenizer.json"
 OPTIONS = {"whitespace_pattern": r"[ \n]?", "lenient": False}
 """One white space between two parts at most, so that no answer consists of them; unknown keywords are errors."""
+_BITS = torch.tensor([[byte >> bit & 1 for bit in range(8)] for byte in range(256)], dtype=torch.bool)
+"""The bits of each byte, the lowest first."""
 MAX_SCHEMA = 64 * 1024
 """Characters of a schema."""
 
@@ -39,10 +41,9 @@ class GrammarState:
 
     def allowed(self) -> Tensor:
         """Which ids (V,) may follow; those that end the answer only where the grammar may end."""
-        bits = torch.frombuffer(bytearray(self._matcher.compute_bitmask()), dtype=torch.uint8)
+        mask = torch.frombuffer(bytearray(self._matcher.compute_bitmask()), dtype=torch.uint8)
         self._check()
-        mask = (bits.unsqueeze(1) >> torch.arange(8, dtype=torch.uint8) & 1).flatten()[: self._vocabulary]
-        allowed = mask.bool()
+        allowed = _BITS[mask.int()].flatten()[: self._vocabulary]
         allowed[self._control_ids] = False
         allowed[self._ends] = self._matcher.is_accepting()
         return allowed

@@ -1,0 +1,1 @@
+"""`vlm-predict`: answers to the rows of a file, by a local model or a server, resumable."""
