@@ -28,8 +28,8 @@ from pathlib import Path
 from typing import IO
 
 import psutil
-from perf.lib.load_generator import KINDS, Tally, client_loop
 from perf.lib.tables import table
+from perf.serve.load.clients import KINDS, Tally, client_loop
 
 ENDS = ("answered", "failed clearly", "broken off by the client", "silent")
 TEXTS = ["what color is the shape? red", "is there a circle? yes no", "a blue triangle on a white ground"]

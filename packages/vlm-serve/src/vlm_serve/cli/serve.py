@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import logging
 import socket
 from contextlib import suppress
 from functools import partial
@@ -25,8 +24,6 @@ from vlm_serve.engine.request import Engine
 from vlm_serve.engine.settings import EngineSettings
 from vlm_serve.engine.worker_process import WorkerPlan
 from vlm_serve.engine.workers import Workers
-
-log = logging.getLogger(__name__)
 
 
 def serve(settings: ServerSettings, sock: socket.socket) -> int:
