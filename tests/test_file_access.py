@@ -33,7 +33,6 @@ EXCEPTIONS = {
     "vlm_core/plugins/scaffold.py": "this package's own templates",
     "vlm_serve/page/static_files.py": "this package's own files of the page",
     "vlm_core/export/code_export.py": "Python sources of installed modules",
-    "vlm_serve/page/static_files.py": "this package's own page",
     # what a test wrote
     "vlm_core/testing/untrusted_files.py": "assets that a component has just saved",
     "vlm_core/testing/damaged_assets.py": "assets that a component has just saved",
