@@ -59,6 +59,15 @@ def test_scripts_of_states_run(name):
     assert done.stdout.count("| - |") >= 1
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["cancelled", "image_cache", "json_schema", "sessions", "throughput"])
+def test_scripts_of_the_server_run(name):
+    command = [sys.executable, "-m", f"perf.serve.{name}", "--smoke", "--threads", "1"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("| - |") >= 1
+
+
 SOURCE = """
     if (ITYPE == at::ScalarType::Half) {
         using input_t = at::Half;
@@ -114,3 +123,12 @@ def test_runs_that_differ_are_told_apart(tmp_path):
     assert [same_metrics(a, x) for x in (b, c, d)] == [True, False, False]
     assert [same_order(a, x) for x in (b, c, d)] == [True, True, False]
     assert not same_weights(none, none)
+
+
+@pytest.mark.slow
+def test_the_soak_loses_no_request():
+    command = [sys.executable, "-m", "perf.serve.soak", "--smoke"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert ", 0 silent\n" in done.stdout
+    assert done.stdout.count("killed worker") == 2

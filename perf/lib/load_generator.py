@@ -93,7 +93,7 @@ async def client_loop(address: str, model: str, seed: int, end: float, tally: Ta
             kind = draw.choices(KINDS, WEIGHTS)[0]
             try:
                 await asyncio.wait_for(_ask(client, kind, body(kind, model, draw), tally), PATIENCE)
-            except (httpx2.HTTPError, TimeoutError, OSError) as error:
+            except (httpx2.HTTPError, TimeoutError, OSError, ValueError) as error:
                 tally.add(kind, "silent", f"{type(error).__name__}: {error}")
             await asyncio.sleep(draw.random() * 0.2)
 
@@ -120,9 +120,13 @@ async def _ask(client: httpx2.AsyncClient, kind: Kind, content: dict[str, Any], 
 
 
 async def _events(response: httpx2.Response) -> AsyncIterator[str]:
-    async for line in response.aiter_lines():
-        if line.startswith("data: "):
-            yield line.removeprefix("data: ")
+    """The data of a stream's events; lines end at line feeds alone: answers hold Unicode's other line ends."""
+    rest = b""
+    async for part in response.aiter_bytes():
+        *lines, rest = (rest + part).split(b"\n")
+        for line in lines:
+            if line.startswith(b"data: "):
+                yield line.removeprefix(b"data: ").decode()
 
 
 def _record(kind: Kind, status: int, data: bytes, tally: Tally) -> None:

@@ -33,8 +33,8 @@ from perf.lib.serving import (
 from perf.lib.tables import number, table
 
 from vlm_core.model import VLM
+from vlm_serve.engine.batching.answer import Answer
 from vlm_serve.engine.request import Event, Grammar, SamplingParams
-from vlm_serve.engine.scheduler import Answer
 
 SCHEMA = {
     "type": "object",

@@ -16,7 +16,7 @@ import random
 import statistics
 import time
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from perf.lib.common import parser, start
@@ -138,7 +138,7 @@ def peer(shape: tuple[int, int, int], tokens: int) -> Callable[[], Rate]:
     """Of transformers' `generate`."""
     _, body = models(*shape)
     with torch.device("meta"):
-        model = MambaForCausalLM(body.config).eval()
+        model: Any = MambaForCausalLM(body.config).eval()
     model.backbone, model.lm_head.weight = body, body.embeddings.weight
     ids = torch.randint(1, shape[2], (CLIENTS, WORDS + 6))
 

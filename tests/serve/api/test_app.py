@@ -3,6 +3,7 @@
 import asyncio
 import subprocess
 import sys
+from dataclasses import asdict
 
 import openai
 import pytest
@@ -43,7 +44,9 @@ def test_models(settings, scripted):
         with client:
             models = client.models.list()
             (model,) = models.data
-            assert model.model_extra == {"digest": ScriptedEngine().facts().digest}, "and no other"
+            facts = asdict(ScriptedEngine().facts())
+            assert facts.pop("name") == model.id
+            assert model.model_extra == facts, "and nothing else"
             assert model.id == "scripted"
             assert client.models.retrieve("scripted") == model
             with pytest.raises(openai.NotFoundError, match="the model 'gpt-4/5' does not exist") as error:

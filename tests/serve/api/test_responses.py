@@ -124,6 +124,32 @@ def test_a_response_is_continued(create, ask, engine, data_url):
     assert third.usage.input_tokens > second.usage.input_tokens
 
 
+def test_instructions_are_of_one_response_alone(settings):
+    """A system message of the input stays in the conversation."""
+    engine = ScriptedEngine()
+    system = {"role": "developer", "content": [{"type": "input_text", "text": "be kind"}]}
+    question = {"role": "user", "content": "a"}
+
+    async def run():
+        async with asgi_client(create_app(engine, settings)) as client:
+            previous = None
+            for fields in ({"instructions": "be short"}, {}, {"instructions": "be long"}):
+                body = {"model": "scripted", "input": "a", "previous_response_id": previous, **fields}
+                previous = (await client.post("/v1/responses", json=body)).json()["id"]
+            body = {"model": "scripted", "input": [system, question]}
+            previous = (await client.post("/v1/responses", json=body)).json()["id"]
+            body = {"model": "scripted", "input": "b", "previous_response_id": previous}
+            await client.post("/v1/responses", json=body)
+            return await client.post("/v1/responses", json={**body, "instructions": "be short"})
+
+    refused = asyncio.run(run())
+    assert (refused.status_code, refused.json()["error"]["param"]) == (400, "instructions")
+    roles = ["".join(m.role[0] for m in request.prompt.messages) for request in engine.requests]
+    assert roles == ["su", "uau", "suauau", "su", "suau"]
+    systems = [request.prompt.messages[0].parts for request in engine.requests]
+    assert systems == [("be short",), ("a",), ("be long",), ("be kind",), ("be kind",)]
+
+
 def test_a_response_is_retrieved_and_deleted(create, ask):
     response = create()
     assert ask(lambda c: c.responses.retrieve(response.id)) == response

@@ -3,6 +3,7 @@
 import asyncio
 import io
 import random
+import time
 from dataclasses import dataclass, field
 
 from PIL import Image
@@ -87,6 +88,15 @@ def answered(engine, *requests):
         return await asyncio.gather(*(outcome(engine, one) for one in requests))
 
     return asyncio.run(ask())
+
+
+def becomes_empty(engine, seconds=20):
+    """Whether no request is left; the last event of an answer comes just before its slot is free."""
+    end = time.monotonic() + seconds
+    names = ("slots_in_use", "queue_requests", "state_bytes")
+    while any(engine.stats()[name] for name in names) and time.monotonic() < end:
+        time.sleep(0.01)
+    return not any(engine.stats()[name] for name in names)
 
 
 def closed(engine):

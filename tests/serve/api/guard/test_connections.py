@@ -1,11 +1,15 @@
 """Limits of bytes and time on real connections: slow heads, slow bodies, clients that don't read."""
 
+import asyncio
 import socket
 import time
+from unittest.mock import Mock
 
 import pytest
 from guarded_server import application, error, head, response, served, until_closed
+from uvicorn.server import ServerState
 
+from vlm_serve.api.guard.protocol import limited_protocol, server_config
 from vlm_serve.api.guard.settings import ServerSettings
 
 
@@ -125,6 +129,26 @@ def test_a_client_that_does_not_read_is_disconnected(server):
             time.sleep(0.05)
 
 
+@pytest.mark.parametrize("left", [0, 100])
+def test_the_end_of_an_answer_must_be_read_too(left):
+    """Less than what pauses writing stays in the transport's buffer, whose closing waits for the client."""
+    settings = ServerSettings(model=".", send_timeout=0.05)
+    config = server_config(application(settings), settings)
+    transport = Mock()
+    transport.get_write_buffer_size.return_value = 100
+
+    async def run():
+        protocol = limited_protocol(settings)(config, ServerState(), {})
+        protocol.connection_made(transport)
+        protocol.on_response_complete()
+        transport.get_write_buffer_size.return_value = left
+        await asyncio.sleep(0.2)
+        protocol.connection_lost(None)
+
+    asyncio.run(run())
+    assert transport.abort.called == bool(left)
+
+
 def test_an_answer_without_end_is_ended(connection):
     connection.sendall(head("/v1/late", method="GET"))
     status, fault = error(connection)
@@ -147,3 +171,16 @@ def test_a_bug_is_an_error_with_the_id_that_is_logged(connection, caplog):
     assert fault["type"] == "server_error"
     assert f"{number}: internal error" in caplog.text
     assert "a bug" not in str(fault)
+
+
+@pytest.mark.parametrize(("proxies", "client"), [((), "127.0.0.1"), (("127.0.0.1/32",), "203.0.113.9")])
+def test_a_proxy_names_the_client_only_if_it_is_trusted(caplog, proxies, client):
+    settings = ServerSettings(model=".", trusted_proxies=proxies)
+    with (
+        caplog.at_level("INFO"),
+        served(application(settings), settings) as address,
+        socket.create_connection(address) as connection,
+    ):
+        connection.sendall(head("/health", "x-forwarded-for: 203.0.113.9", method="GET"))
+        assert response(connection)[0] == 200
+    assert f"{client} - GET /health" in caplog.text

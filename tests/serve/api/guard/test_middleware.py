@@ -166,8 +166,11 @@ def test_the_log_has_no_secret(keyed, caplog):
         server.post("/v1/echo?token=hidden-query", content=b"hidden-body", headers=bearer(key))
         server.post("/v1/echo", headers=bearer("hidden-key"))
         server.get("/" + "p" * 5000)
+        server.get("/%0aforged%1b[31m")
     lines = [record.getMessage() for record in caplog.records if record.name.endswith("access_log")]
-    assert len(lines) == 3
+    assert len(lines) == 4
+    assert "\n" not in lines[3]
+    assert "\x1b" not in lines[3]
     assert " alice POST /v1/echo 200 " in lines[0]
     assert " - POST /v1/echo 401 " in lines[1]
     assert len(lines[2]) < 400

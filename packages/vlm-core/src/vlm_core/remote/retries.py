@@ -6,43 +6,44 @@ import logging
 import random
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import TypeVar
 
 from vlm_core.remote.transport import RequestFailed
 
+DELAYS = (1, 2, 4, 8, 16, 32, 60)
+"""Seconds before each further attempt, at most; half of each is up to chance."""
+LONGEST_WAIT = 120.0
+"""Seconds that a server may ask to wait; more are an error at once."""
+_SECONDS_PER_MESSAGE = 10.0
 T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
 class Retries:
-    """Waits `delays` seconds, each half of it by chance, before a request is sent again; or as long as the server asks.
+    """Sends a request again after each of `delays`, or after as long as the server asks. Threads may share it."""
 
-    A server's wish above `longest` seconds is an error at once.
-    """
-
-    delays: tuple[float, ...] = (1, 2, 4, 8, 16, 32)
-    longest: float = 120.0
-    sleep: Callable[[float], None] = time.sleep
+    def __init__(
+        self, delays: tuple[float, ...] = DELAYS, sleep: Callable[[float], None] = time.sleep
+    ) -> None:
+        self.delays, self.sleep = delays, sleep
+        self._logged = float("-inf")
 
     def __call__(self, request: Callable[[], T]) -> T:
         """The result of `request`; raises its last `RequestFailed`, at once if it is not `temporary`."""
-        for delay in (*self.delays, None):
+        for delay in self.delays:
             try:
                 return request()
             except RequestFailed as error:
-                if not error.temporary:
+                asked = error.retry_after or 0.0
+                if not error.temporary or asked > LONGEST_WAIT:
                     raise
-                wait = error.retry_after
-                if delay is None or (wait is not None and wait > self.longest):
-                    count = (
-                        f"{len(self.delays) + 1} attempts"
-                        if delay is None
-                        else f"it asks to wait {wait:.0f} s"
-                    )
-                    raise RequestFailed(f"{error} ({count})", status=error.status, temporary=True) from None
-                wait = max(wait or 0, delay * random.uniform(0.5, 1))
-                log.warning("%s; sent again in %.1f s", error, wait)
+                wait = max(asked, delay * random.uniform(0.5, 1))
+                self._log(error, wait)
                 self.sleep(wait)
-        raise AssertionError("unreachable")
+        return request()
+
+    def _log(self, error: RequestFailed, wait: float) -> None:
+        """Warn, but not of every request: with a limited rate most of them wait."""
+        if (now := time.monotonic()) - self._logged >= _SECONDS_PER_MESSAGE:
+            self._logged = now
+            log.warning("%s; sent again in %.1f s", error, wait)

@@ -36,8 +36,8 @@ async def read_conversation(
 ) -> tuple[tuple[ChatMessage, ...], list[str]]:
     """The messages of `turns`, and the places of their images; raises `RequestError`.
 
-    `before` are the messages of the conversation that the turns go on from. Everything is checked that can be before
-    the first image is fetched.
+    `before` are the messages that the turns go on from.
+    Everything is checked that can be before the first image is fetched.
     """
     _check_order(turns, facts, before)
     media = [part for turn in turns for part in turn.parts if isinstance(part, Media)]
@@ -54,17 +54,29 @@ async def read_conversation(
     return tuple(map(message, turns)), list(files)
 
 
+def instructions_message(text: str, facts: ModelFacts, before: Sequence[ChatMessage]) -> ChatMessage:
+    """`instructions` as the system message of one response; raises `RequestError` if there is no place for it."""
+    if before and before[0].role == "system":
+        raise refused("instructions", "the conversation that is continued has a system message of its own")
+    _check_system(facts, "instructions")
+    return ChatMessage("system", (text,))
+
+
+def _check_system(facts: ModelFacts, place: str) -> None:
+    if not facts.system:
+        text = f"the template of the model {facts.name!r} has no place for a system message"
+        raise refused(place, text)
+
+
 def _check_order(turns: Sequence[Turn], facts: ModelFacts, before: Sequence[ChatMessage]) -> None:
     """A system message first, if any; then user and assistant by turns, the user last: all that templates know."""
     expected = "user"
     for number, turn in enumerate(turns, len(before)):
-        place = f"{turn.place}.role" if turn.place.endswith("]") else turn.place
+        place = f"{turn.place}.role"
         if turn.role == "system":
             if number:
                 raise refused(place, "a system message must be the only one, and the first message")
-            if not facts.system:
-                name = repr(facts.name)
-                raise refused(place, f"the template of the model {name} has no place for a system message")
+            _check_system(facts, place)
             continue
         if turn.role != expected:
             raise refused(place, f"expected {expected!r}, got {turn.role!r}: user and assistant take turns")

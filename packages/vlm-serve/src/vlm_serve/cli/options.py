@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,16 @@ def host_pattern(text: str) -> str:
             f"expected a host, such as example.org, *.example.org or example.org:8443, got {shown(text)}"
         )
     return text.lower()
+
+
+def network(text: str) -> str:
+    """Argument type: an address, or a network such as 10.0.0.0/8."""
+    try:
+        return str(ip_network(text))
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"expected an address, or a network such as 10.0.0.0/8, got {shown(text)}"
+        ) from None
 
 
 def build_parser(description: str | None = None) -> argparse.ArgumentParser:
@@ -100,7 +111,7 @@ def _add_access(group: Any) -> None:
         help="without keys: a name under which the server may be reached, beside addresses and localhost",
     )  # fmt: skip
     group.add_argument(
-        "--behind-proxy", dest="trusted_proxies", action="append", metavar="ADDRESS",
+        "--behind-proxy", dest="trusted_proxies", type=network, action="append", metavar="ADDRESS",
         help="a reverse proxy whose X-Forwarded-For names the client; may be repeated",
     )  # fmt: skip
     group.add_argument("--no-access-log", dest="access_log", action="store_false", help="log no requests")
@@ -208,6 +219,10 @@ def settings_of(args: argparse.Namespace) -> ServerSettings:
         raise UserError("--burst is for --rate, which is not given")
     if "cache_folder_bytes" in values and "cache_folder" not in values:
         raise UserError("--cache-folder-size is for --cache-folder, which is not given")
+    if "allowed_hosts" in values and "keys_file" in values:
+        raise UserError("--allow-host is for a server without keys; with --keys it answers under any name")
+    if "image_timeout" in values and "image_hosts" not in values:
+        raise UserError("--image-timeout is for --allow-image-host, which is not given")
     for folder in values.get("image_folders", ()):
         _require_folder(folder)
     try:

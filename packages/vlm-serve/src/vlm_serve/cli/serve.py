@@ -14,6 +14,7 @@ import torch
 from vlm_core.cli.output import say
 from vlm_core.errors import UserError
 from vlm_core.model_folder.assemble import default_device
+from vlm_core.runtime.verbosity import errors_only
 from vlm_serve.api.app import create_app
 from vlm_serve.api.guard.protocol import server_config
 from vlm_serve.api.guard.settings import ServerSettings
@@ -36,7 +37,8 @@ def serve(settings: ServerSettings, sock: socket.socket) -> int:
     reload = start if settings.reload else None
     engine = WatchedEngine(start(), settings.model, version, settings.model_name, reload)
     try:
-        asyncio.run(_run(engine, settings, devices, sock))
+        with errors_only("asyncio"):  # it warns of every client that goes away
+            asyncio.run(_run(engine, settings, devices, sock))
     except OSError as error:
         if error.errno != errno.EADDRINUSE:
             raise

@@ -1,1 +1,1 @@
-"""Continuous batching: requests, slots of states, and the worker processes that own a model."""
+"""The engine of a server: requests, what prepares and answers them, and the processes that own a model."""

@@ -22,11 +22,12 @@ from vlm_core.states.manifest import ModelFacts as StateFacts
 from vlm_core.text.messages import Message
 from vlm_core.text.render import render
 from vlm_core.text.template import AnyTemplate
-from vlm_serve.engine.decode_groups import Batching
-from vlm_serve.engine.fair_queue import FairQueue
+from vlm_serve.engine.batching.answer import CRASHED, Answer
+from vlm_serve.engine.batching.decode_groups import Batching
+from vlm_serve.engine.batching.fair_queue import FairQueue
+from vlm_serve.engine.batching.scheduler import Scheduler
 from vlm_serve.engine.prepare import Preparer
 from vlm_serve.engine.request import Event, Failed, GenerationRequest, ModelFacts
-from vlm_serve.engine.scheduler import CRASHED, Answer, Scheduler
 from vlm_serve.engine.settings import EngineSettings
 from vlm_serve.engine.ticket import CLOSING, FULL, Ticket
 

@@ -15,10 +15,10 @@ from vlm_core.model import VLM
 from vlm_core.text.messages import IMAGE, Message, Part
 from vlm_core.text.render import TokenizedConversation, render
 from vlm_core.views.image_views import ImageInput
-from vlm_serve.engine.answer_text import AnswerText
-from vlm_serve.engine.grammar import GrammarCompiler, GrammarState
 from vlm_serve.engine.request import ChatMessage, ChatPrompt, GenerationRequest, ImageFile, VideoFile
-from vlm_serve.engine.row_sampler import RowSampler
+from vlm_serve.engine.sampling.answer_text import AnswerText
+from vlm_serve.engine.sampling.grammar import GrammarCompiler, GrammarState
+from vlm_serve.engine.sampling.row_sampler import RowSampler
 
 MAX_ALTERNATIVES = 20
 

@@ -19,6 +19,10 @@ _LINGER_SECONDS = 5.0
 """For the rest of a body after its request was refused: a client reads the refusal once it has sent everything."""
 
 
+_ENDING_SECONDS = 5
+"""After the grace, in which the engine's errors reach the clients of what was not finished."""
+
+
 def limited_protocol(settings: ServerSettings) -> type[H11Protocol]:
     """The class of a server's connections, for `uvicorn.Config(http=…)`."""
     times = {"header_timeout": settings.header_timeout, "send_timeout": settings.send_timeout}
@@ -40,7 +44,7 @@ def server_config(app: ASGIApp, settings: ServerSettings) -> uvicorn.Config:
         h11_max_incomplete_event_size=settings.max_header_bytes,
         limit_concurrency=settings.max_connections,
         timeout_keep_alive=math.ceil(settings.keep_alive_timeout),
-        timeout_graceful_shutdown=math.ceil(settings.grace),
+        timeout_graceful_shutdown=math.ceil(settings.grace) + _ENDING_SECONDS,
     )
 
 
@@ -61,9 +65,8 @@ class _LimitedProtocol(H11Protocol):
         if self.conn.their_state is not h11.IDLE:
             self._head.stop()
         elif not self._head.is_running and self.timeout_keep_alive_task is None:
-            self._head.start(
-                self.header_timeout, self._head_is_late
-            )  # of a further request on this connection
+            # of a further request on this connection
+            self._head.start(self.header_timeout, self._head_is_late)
         if self.conn.their_state is not h11.SEND_BODY:
             self._rest.stop()
 
@@ -71,6 +74,12 @@ class _LimitedProtocol(H11Protocol):
         super().on_response_complete()
         if self.conn.their_state is h11.SEND_BODY:
             self._rest.start(_LINGER_SECONDS, self.transport.abort)
+        if self.transport.get_write_buffer_size():  # too little for `pause_writing`; it would wait for ever
+            self._reader.start(self.send_timeout, self._abort_unless_read)
+
+    def _abort_unless_read(self) -> None:
+        if self.transport.get_write_buffer_size():
+            self.transport.abort()
 
     def pause_writing(self) -> None:
         super().pause_writing()

@@ -12,12 +12,19 @@ from vlm_serve.api.server import Server, server_of
 
 
 def _model(server: Server) -> dict[str, Any]:
+    """A model as OpenAI's API has it, and what the page and `vlm-bench run --url` ask besides."""
     facts = server.engine.facts()
-    known = {"id": facts.name, "object": "model", "created": server.created, "owned_by": "vlm-serve"}
     return {
-        **known,
+        "id": facts.name,
+        "object": "model",
+        "created": server.created,
+        "owned_by": "vlm-serve",
         "digest": facts.digest,
-    }  # no field of OpenAI: `vlm-bench run --url` tells models apart by it
+        "images": facts.images,
+        "videos": facts.videos,
+        "system": facts.system,
+        "max_positions": facts.max_positions,
+    }
 
 
 async def list_models(request: Request) -> Response:

@@ -13,7 +13,7 @@ from vlm_serve.api.answers.answer import Answer
 from vlm_serve.api.answers.response import AnswerResponse
 from vlm_serve.api.answers.response_object import ResponseShape
 from vlm_serve.api.answers.running import RunningAnswers
-from vlm_serve.api.conversation import Media, Turn, read_conversation
+from vlm_serve.api.conversation import Media, Turn, instructions_message, read_conversation
 from vlm_serve.api.errors import refused
 from vlm_serve.api.guard.context import owner
 from vlm_serve.api.guard.errors import RequestError
@@ -31,11 +31,11 @@ async def create(request: Request) -> Response:
     server = server_of(request)
     facts, params = server.facts(body.model), body.params()
     server.check_limits(1, params.max_tokens, facts, "max_output_tokens")
-    before, turns = _before(server, request, body), _turns(body)
-    reading = read_conversation(turns, facts, server.settings, before)
+    before, text = _before(server, request, body), body.instructions
+    instructions = () if text is None else (instructions_message(text, facts, before),)
+    reading = read_conversation(_turns(body), facts, server.settings, (*instructions, *before))
     messages, places = await while_connected(request.receive, reading)
-    instructions = messages[:1] if body.instructions is not None else ()
-    conversation = (*before, *messages[len(instructions) :])
+    conversation = (*before, *messages)  # instructions are of this response alone
     prompt = ChatPrompt((*instructions, *conversation))
 
     def keep(response: Mapping[str, Any], answer: Answer) -> None:
@@ -63,10 +63,9 @@ def _before(server: Server, request: Request, body: ResponseBody) -> tuple[ChatM
 
 
 def _turns(body: ResponseBody) -> list[Turn]:
-    turns = [] if body.instructions is None else [Turn("system", (body.instructions,), "instructions")]
     if isinstance(body.input, str):
-        return [*turns, Turn("user", (body.input,), "input")]
-    return [*turns, *(_turn(item, f"input[{i}]") for i, item in enumerate(body.input))]
+        return [Turn("user", (body.input,), "input")]
+    return [_turn(item, f"input[{i}]") for i, item in enumerate(body.input)]
 
 
 def _turn(item: InputItem, place: str) -> Turn:

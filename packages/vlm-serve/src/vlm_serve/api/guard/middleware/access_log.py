@@ -8,6 +8,7 @@ import time
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from vlm_core.markup.printable import printable
 from vlm_serve.api.guard.context import owner, request_id, set_request_id
 from vlm_serve.api.guard.errors import RequestError
 
@@ -44,12 +45,12 @@ class AccessLog:
 
     def _write(self, scope: Scope, answer: _Answer, seconds: float) -> None:
         client = (scope.get("client") or ("-",))[0]
-        path = scope["path"][:_LONGEST_PATH]
+        method, path = printable(scope["method"], 20), printable(scope["path"], _LONGEST_PATH)
         status = f"{answer.status or '-'}{'' if answer.complete else ' broken off'}"
         name = owner(scope) or "-"
         log.info(
             "%s %s %s %s %s %d bytes %d ms %s",
-            client, name, scope["method"], path, status, answer.size, 1000 * seconds, request_id(scope),
+            client, name, method, path, status, answer.size, 1000 * seconds, request_id(scope),
         )  # fmt: skip
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from vlm_serve.engine.request import SamplingParams
-from vlm_serve.engine.row_sampler import SORTED_AT_FIRST, Choice, RowSampler, uniform
+from vlm_serve.engine.sampling.row_sampler import SORTED_AT_FIRST, Choice, RowSampler, uniform
 
 VOCABULARY = 600
 

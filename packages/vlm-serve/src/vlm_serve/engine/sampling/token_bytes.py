@@ -6,9 +6,9 @@ from functools import cached_property
 
 from vlm_core.errors import UserError
 from vlm_core.interfaces import Tokenizer
-from vlm_serve.engine.grammar import GrammarCompiler
 from vlm_serve.engine.request import TokenLogprob
-from vlm_serve.engine.row_sampler import Choice
+from vlm_serve.engine.sampling.grammar import GrammarCompiler
+from vlm_serve.engine.sampling.row_sampler import Choice
 
 
 class TokenNames:

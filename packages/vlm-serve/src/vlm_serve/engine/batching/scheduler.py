@@ -6,10 +6,7 @@ One thread calls `step`; the others add and cancel requests through `LocalEngine
 from __future__ import annotations
 
 import logging
-from collections import deque
-from collections.abc import Iterator
-from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,68 +14,18 @@ from torch import Tensor
 from vlm_core.errors import UserError
 from vlm_core.generation.generate import Session
 from vlm_core.generation.prefix_reader import PrefixReader
-from vlm_serve.engine.decode_groups import Batching, Group
-from vlm_serve.engine.fair_queue import FairQueue
-from vlm_serve.engine.prepare import PreparedRequest, Preparer
-from vlm_serve.engine.request import Event, Failed, Finished, Piece, Started
-from vlm_serve.engine.row_sampler import Choice
+from vlm_serve.engine.batching.answer import CRASHED, NOT_FINITE, Answer, Counters
+from vlm_serve.engine.batching.decode_groups import Batching, Group
+from vlm_serve.engine.batching.fair_queue import FairQueue
+from vlm_serve.engine.batching.kept_turns import KeptTurns
+from vlm_serve.engine.batching.state_costs import StateCosts
+from vlm_serve.engine.prepare import Preparer
+from vlm_serve.engine.request import Failed, Finished, Piece, Started
+from vlm_serve.engine.sampling.row_sampler import Choice
+from vlm_serve.engine.sampling.token_bytes import TokenNames
 from vlm_serve.engine.settings import EngineSettings
-from vlm_serve.engine.state_costs import StateCosts
-from vlm_serve.engine.token_bytes import TokenNames
 
 log = logging.getLogger(__name__)
-CRASHED = Failed("crashed", "the server failed on this request; its log says why")
-NOT_FINITE = Failed(
-    "crashed", "the model's logits are not finite: its weights are damaged, or too large for their dtype"
-)
-KEPT_TURNS = 64
-"""Finished conversations that wait for being read to the end of their answer, at most."""
-
-
-class Receiver(Protocol):
-    """Who asked."""
-
-    cancelled: bool
-
-    def send(self, event: Event) -> None: ...
-
-
-@dataclass(eq=False)
-class Answer:
-    """A request from its preparation to its last event."""
-
-    prepared: PreparedRequest
-    receiver: Receiver
-    bytes: int = 0
-    tokens: list[int] = field(default_factory=list)
-    shown: list[str] = field(default_factory=list)
-    steps: Iterator[int] | None = None
-    session: Session | None = None
-    read: int = 0
-    cached: int | None = None
-
-    @property
-    def unread_keys(self) -> set[str]:
-        """Keys of the prefixes that are still to be read."""
-        return {history.key for history in self.prepared.plan.histories if history.positions > self.read}
-
-    @property
-    def unread(self) -> int:
-        return self.prepared.plan.positions - self.read
-
-
-@dataclass
-class Counters:
-    """Counts since the engine was started."""
-
-    requests: int = 0
-    finished: int = 0
-    failed: int = 0
-    cancelled: int = 0
-    generated_tokens: int = 0
-    prefill_positions: int = 0
-    cached_positions: int = 0
-    decode_steps: int = 0
 
 
 class Scheduler:
@@ -95,8 +42,7 @@ class Scheduler:
         self.reading: list[Answer] = []
         self.groups: list[Group[Answer]] = []
         self.counters, self._turn = Counters(), 0
-        self._turns: deque[tuple[PreparedRequest, str]] = deque(maxlen=KEPT_TURNS)
-        self._keeping: Iterator[int] | None = None
+        self.kept_turns = KeptTurns(preparer, settings.prefill_chunk)
 
     @property
     def live(self) -> list[Answer]:
@@ -137,7 +83,7 @@ class Scheduler:
             if group.members:
                 self._decode(group)
                 worked = True
-        return worked or self._keep_a_turn()
+        return worked or self.kept_turns.step()
 
     def fail_all(self, failure: Failed) -> None:
         """End every request."""
@@ -191,7 +137,7 @@ class Scheduler:
             return self._read(answer)
         except UserError as error:
             self.reading.remove(answer)
-            self._fail(answer, Failed("refused", str(error)))
+            self._fail(answer, Failed("refused", " ".join(error.lines)))
         except Exception:
             log.exception("request %s: reading its prompt failed", answer.prepared.request.id)
             self.reading.remove(answer)
@@ -290,7 +236,7 @@ class Scheduler:
                 if self._take(answer, choice):
                     going_on.append(answer)
             except UserError as error:
-                self._fail(answer, Failed("refused", str(error)))
+                self._fail(answer, Failed("refused", " ".join(error.lines)))
             except Exception:
                 log.exception("request %s: choosing a token failed", answer.prepared.request.id)
                 self._fail(answer, CRASHED)
@@ -331,39 +277,8 @@ class Scheduler:
             reason = "stop"
         self.counters.finished += 1
         answer.receiver.send(Finished(reason, len(answer.tokens)))
-        if self.reader.cache is not None and answer.prepared.conversation is not None:
-            self._turns.append((answer.prepared, "".join(answer.shown)))
+        self.kept_turns.add(answer.prepared, "".join(answer.shown))
 
     def _fail(self, answer: Answer, failure: Failed) -> None:
         self.counters.failed += 1
         answer.receiver.send(failure)
-
-    def _keep_a_turn(self) -> bool:
-        """While nobody waits, read on in a conversation to the end of its answer, and keep the state in the cache.
-
-        The next turn of the conversation, which quotes the answer as text, begins there. A state that has decoded the
-        answer token by token has other bits than one that has read it, so it isn't the one that is kept.
-        """
-        if self._keeping is None:
-            if not self._turns:
-                return False
-            self._keeping = self._reading_of_turn(*self._turns.popleft())
-        try:
-            next(self._keeping)
-        except StopIteration:
-            self._keeping = None
-        except Exception:  # the next turn reads the answer itself
-            log.exception("keeping a finished conversation failed")
-            self._keeping = None
-        return True
-
-    def _reading_of_turn(self, prepared: PreparedRequest, answer: str) -> Iterator[int]:
-        conversation = prepared.conversation
-        assert conversation is not None
-        try:
-            tokens = self.preparer.rendered(conversation, answer)
-        except (UserError, ValueError):  # the template can't render such an answer
-            return
-        plan = self.reader.plan(tokens, conversation.images, system=conversation.system)
-        session = Session(self.model, prefill_chunk=self.settings.prefill_chunk)
-        yield from self.reader.steps(session, plan, prepared.owner)

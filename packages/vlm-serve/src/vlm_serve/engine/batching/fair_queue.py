@@ -10,13 +10,14 @@ T = TypeVar("T")
 
 
 class FairQueue(Generic[T]):
-    """First in, first out within an owner; owners take turns. Not for several threads."""
+    """First in, first out within an owner; owners take turns. Threads may ask for its length, and no more."""
 
     def __init__(self) -> None:
         self._of_owner: OrderedDict[str, deque[T]] = OrderedDict()
+        self._length = 0
 
     def __len__(self) -> int:
-        return sum(map(len, self._of_owner.values()))
+        return self._length
 
     def __iter__(self) -> Iterator[T]:
         for items in self._of_owner.values():
@@ -24,6 +25,7 @@ class FairQueue(Generic[T]):
 
     def put(self, owner: str, item: T) -> None:
         self._of_owner.setdefault(owner, deque()).append(item)
+        self._length += 1
 
     def first(self) -> T | None:
         """The item that `take` would return; None if the queue is empty."""
@@ -33,6 +35,7 @@ class FairQueue(Generic[T]):
         """The next item; its owner goes to the end of the turn."""
         owner, items = next(iter(self._of_owner.items()))
         item = items.popleft()
+        self._length -= 1
         self._of_owner.move_to_end(owner)
         if not items:
             del self._of_owner[owner]
@@ -49,4 +52,5 @@ class FairQueue(Generic[T]):
                 self._of_owner[owner] = kept
             else:
                 del self._of_owner[owner]
+        self._length -= len(removed)
         return removed

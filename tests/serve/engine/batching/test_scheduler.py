@@ -6,10 +6,11 @@ from engine_cases import GREEDY, Outcome, chat, request
 from vlm_core.errors import UserError
 from vlm_core.generation.prefix_reader import PrefixReader
 from vlm_core.states.cache import StateCache
-from vlm_serve.engine.decode_groups import ROWS, Batching
+from vlm_serve.engine.batching.answer import CRASHED, NOT_FINITE, Answer
+from vlm_serve.engine.batching.decode_groups import ROWS, Batching
+from vlm_serve.engine.batching.scheduler import Scheduler
 from vlm_serve.engine.prepare import Preparer
 from vlm_serve.engine.request import Failed, Piece, SamplingParams, Started
-from vlm_serve.engine.scheduler import CRASHED, NOT_FINITE, Answer, Scheduler
 from vlm_serve.engine.settings import EngineSettings
 
 ENDLESS = SamplingParams(max_tokens=1000, temperature=0.0, logit_bias={0: -1e9})

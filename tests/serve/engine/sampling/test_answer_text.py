@@ -6,7 +6,7 @@ import pytest
 
 from vlm_core.generation.stop_strings import cut
 from vlm_llms.tokenizer.tokenizer import train_bpe
-from vlm_serve.engine.answer_text import AnswerText
+from vlm_serve.engine.sampling.answer_text import AnswerText
 
 
 def cut_untrimmed(text, stops):

@@ -8,9 +8,9 @@ from tiny_transformers import write_tiny
 
 from vlm_core.model_folder.assemble import build
 from vlm_core.spec.spec import Spec
-from vlm_serve.engine import decode_groups
-from vlm_serve.engine.decode_groups import ROWS, Batching, Group
-from vlm_serve.engine.state_costs import StateCosts
+from vlm_serve.engine.batching import decode_groups
+from vlm_serve.engine.batching.decode_groups import ROWS, Batching, Group
+from vlm_serve.engine.batching.state_costs import StateCosts
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,6 @@
 """Owners take turns."""
 
-from vlm_serve.engine.fair_queue import FairQueue
+from vlm_serve.engine.batching.fair_queue import FairQueue
 
 
 def filled(*items):

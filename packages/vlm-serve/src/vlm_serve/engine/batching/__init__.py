@@ -1,0 +1,1 @@
+"""Continuous batching: who waits, who is read, and who is decoded together."""

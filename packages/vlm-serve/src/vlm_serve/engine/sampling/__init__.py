@@ -1,0 +1,1 @@
+"""The choice of tokens: sampling parameters, grammars, log probabilities, and the text that tokens become."""
