@@ -24,7 +24,6 @@ MODEL = {
     "images": True,
     "videos": True,
     "system": True,
-    "max_positions": 4096,
 }
 
 

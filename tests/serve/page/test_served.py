@@ -51,6 +51,14 @@ def test_a_question_on_an_image_is_answered(served: ChatPage):
     assert " 0 of " not in second, "the conversation so far comes from the cache"
 
 
+def test_the_page_offers_what_the_model_reads(served: ChatPage):
+    """The tiny model reads images and videos; its template has no place for a system message."""
+    expect(served.button("Choose images or videos")).to_be_visible()
+    served.button("Settings").click()
+    expect(served.page.get_by_label("System prompt")).to_be_disabled()
+    served.page.keyboard.press("Escape")
+
+
 def test_an_answer_is_made_again(served: ChatPage):
     served.ask("what color is the shape?")
     served.button("Answer again").click()

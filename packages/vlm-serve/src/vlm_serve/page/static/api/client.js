@@ -13,7 +13,7 @@ export class ApiError extends Error {
   }
 }
 
-/** The served models: name, and what is known of each (`images`, `videos`, `system`, `max_positions`). */
+/** The served models: name, and what is known of each (`images`, `videos`, `system`). */
 export async function listModels(key) {
   const response = await request("models", { headers: headers(key) });
   const { data } = await response.json().catch(() => ({}));
@@ -23,13 +23,11 @@ export async function listModels(key) {
 
 /** Facts that a server doesn't tell: images and system messages are tried, videos are not offered. */
 function modelFacts(entry) {
-  const facts = { ...entry, ...entry.vl_mamba };
   return {
     name: entry.id,
-    images: facts.images !== false,
-    videos: facts.videos === true,
-    system: facts.system !== false,
-    maxPositions: Number.isInteger(facts.max_positions) ? facts.max_positions : null,
+    images: entry.images !== false,
+    videos: entry.videos === true,
+    system: entry.system !== false,
   };
 }
 
