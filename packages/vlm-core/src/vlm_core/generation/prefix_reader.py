@@ -18,7 +18,8 @@ import torch
 from torch import Tensor
 
 from vlm_core.errors import UserError
-from vlm_core.generation.generate import Session, answer_ends, refuse_empty
+from vlm_core.generation.generate import Session
+from vlm_core.generation.prompts import answer_ends, refuse_empty
 from vlm_core.generation.read_history import ReadHistory
 from vlm_core.io import digests
 from vlm_core.model import PARTS, VLM

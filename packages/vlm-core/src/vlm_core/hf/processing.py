@@ -16,7 +16,7 @@ from torch import Tensor
 from transformers import BatchFeature, ProcessorMixin
 
 from vlm_core.errors import UserError
-from vlm_core.generation.generate import refuse_empty
+from vlm_core.generation.prompts import refuse_empty
 from vlm_core.hf import components
 from vlm_core.hf.arguments import (
     DECODING,
