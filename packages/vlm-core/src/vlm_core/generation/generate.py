@@ -9,13 +9,14 @@ import torch
 from torch import Generator, Tensor
 
 from vlm_core.errors import UserError
+from vlm_core.generation.prompts import answer_ends, refuse_empty
 from vlm_core.generation.sampling import GREEDY, GenerationConfig, TokenSampler, refuse_damaged, sample
 from vlm_core.generation.watch.kept_states import KEEP, Keep
 from vlm_core.generation.watch.watcher import Frame, Watcher
 from vlm_core.interfaces import GraphDecoder, State
 from vlm_core.model import VLM, splice_part
 from vlm_core.text.batch import Batch, collate
-from vlm_core.text.render import TokenizedConversation, refuse_empty
+from vlm_core.text.render import TokenizedConversation
 from vlm_core.views.image_views import ImageInput, joined_order
 
 if TYPE_CHECKING:
@@ -23,11 +24,6 @@ if TYPE_CHECKING:
 
 GRAPH_AFTER_TOKENS = 4
 """Tokens generated before a CUDA graph is captured: for a short answer the capture costs more than it saves."""
-
-
-def answer_ends(eos: int, end: int | None) -> set[int]:
-    """The ids that end an answer: EOS, and the template's control token `end` if it has one."""
-    return {eos} if end is None else {eos, end}
 
 
 class Session:
@@ -306,10 +302,7 @@ def answer(
     slots: Sequence[int] | None = None,
     decoding: GenerationConfig = GREEDY,
 ) -> list[str]:
-    """Prefill and generate -> the answer to each prompt, without EOS and surrounding white space.
-
-    `images` and `slots` as in `Session.prefill`.
-    """
+    """`Session.prefill` and `Session.generate` -> the answer to each prompt."""
     session = Session(model)
     session.prefill(samples, images, slots)
     return session.generate(decoding)

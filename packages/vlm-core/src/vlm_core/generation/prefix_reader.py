@@ -18,7 +18,8 @@ import torch
 from torch import Tensor
 
 from vlm_core.errors import UserError
-from vlm_core.generation.generate import Session, answer_ends
+from vlm_core.generation.generate import Session
+from vlm_core.generation.prompts import answer_ends, refuse_empty
 from vlm_core.generation.read_history import ReadHistory
 from vlm_core.io import digests
 from vlm_core.model import PARTS, VLM
@@ -27,7 +28,7 @@ from vlm_core.numerics.cuda_graphs import settings
 from vlm_core.runtime.cpu_name import cpu_name
 from vlm_core.states.cache import CachedState, StateCache
 from vlm_core.states.disk_cache import LOGITS, STATE
-from vlm_core.text.render import Message, TokenizedConversation, has_question, refuse_empty, render
+from vlm_core.text.render import Message, TokenizedConversation, has_question, render
 from vlm_core.text.template import AnyTemplate
 from vlm_core.views.image_views import ImageInput
 

@@ -16,6 +16,7 @@ from torch import Tensor
 from transformers import BatchFeature, ProcessorMixin
 
 from vlm_core.errors import UserError
+from vlm_core.generation.prompts import refuse_empty
 from vlm_core.hf import components
 from vlm_core.hf.arguments import (
     DECODING,
@@ -38,7 +39,7 @@ from vlm_core.io.files import read_json
 from vlm_core.model import PARTS, VLM
 from vlm_core.model_folder.load import empty_model
 from vlm_core.text.batch import collate
-from vlm_core.text.render import TokenizedConversation, TooLong, refuse_empty, render
+from vlm_core.text.render import TokenizedConversation, TooLong, render
 from vlm_core.views.image_views import ImageInput
 
 

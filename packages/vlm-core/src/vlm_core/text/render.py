@@ -228,11 +228,3 @@ def _after_bos(spans: Sequence[Span], tokenizer: Tokenizer) -> int:
     controls = [span.content for span in spans if isinstance(span.content, int)]
     first = spans[0].content if spans else None
     return int(first is not None and first in (tokenizer.bos_id, named) and controls.count(first) == 1)  # pyright: ignore[reportArgumentType]
-
-
-def refuse_empty(prompts: Sequence[TokenizedConversation]) -> None:
-    """Raise `UserError` for a prompt without positions, which can't be continued."""
-    if not all(map(len, prompts)):
-        raise UserError(
-            "the prompt is empty: it has no text, no image and no BOS token; add a question or an image"
-        )

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from vlm_core.errors import BadSample, UserError
-from vlm_core.generation.generate import answer_ends
 from vlm_core.generation.prefix_reader import PrefixReader, ReadPlan
+from vlm_core.generation.prompts import answer_ends
 from vlm_core.io.images import decode_image
 from vlm_core.io.video.sources import StoredImage, VideoSource
 from vlm_core.model import VLM

@@ -15,11 +15,13 @@ from typing import Any
 
 from vlm_core.errors import UserError
 from vlm_core.runtime.parent_death import end_with_parent
+from vlm_serve.engine.batching.answer import CRASHED
 from vlm_serve.engine.local import LocalEngine
 from vlm_serve.engine.memory import compact_allocator
 from vlm_serve.engine.request import GenerationRequest
 from vlm_serve.engine.settings import EngineSettings
 
+log = logging.getLogger(__name__)
 STATS_SECONDS = 0.5
 
 
@@ -97,7 +99,7 @@ class _Worker:
         try:
             self.connection.send(message)
         except OSError:  # the parent has ended, and this process ends with it
-            logging.getLogger(__name__).warning("the server's process can't be reached")
+            log.warning("the server's process can't be reached")
 
     def _submit(self, number: int, request: GenerationRequest) -> None:
         self.tasks[number] = asyncio.create_task(self._answer(number, request))
@@ -107,6 +109,9 @@ class _Worker:
             async with aclosing(self.engine.submit(request)) as events:
                 async for event in events:
                     self._send("event", number, event)
+        except Exception:
+            log.exception("request %s failed", request.id)
+            self._send("event", number, CRASHED)
         finally:
             self.tasks.pop(number, None)
 

@@ -97,10 +97,15 @@ class Worker:
         sending = threading.Thread(target=_send_all, args=(outbox, connection), daemon=True)
         sending.start()
         served = False
-        with suppress(EOFError, OSError):
+        try:
             while True:
                 self._receive(*connection.recv())
                 served = served or self.ready
+        except (EOFError, OSError):  # the process has ended
+            pass
+        except Exception:  # it ended in the midst of a message
+            log.exception("%s sent what can't be read", self.name)
+            self.process.kill()
         self._end(outbox)
         self.process.join()
         sending.join()
