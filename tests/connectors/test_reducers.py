@@ -7,7 +7,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from vlm_connectors.reducer_configs import LDPv2Config, PixelShuffleConfig, ResamplerConfig
+from vlm_connectors.reducer_configs import (
+    LDPv2Config,
+    PixelShuffleConfig,
+    ResamplerConfig,
+    StateQueryConfig,
+)
 from vlm_connectors.reducers import sincos
 from vlm_core.diagnose.model_summary import summarize
 from vlm_core.errors import UserError
@@ -117,3 +122,18 @@ def test_what_does_not_fit_is_refused_when_the_spec_is_checked(tiny_spec, connec
     spec = tiny_spec | {"encoder": tiny_spec["encoder"] | {"image_size": 48}, "connector": connector}
     with pytest.raises(UserError, match=message):
         summarize(Spec.model_validate(spec))
+
+
+@pytest.mark.parametrize("config", [ResamplerConfig(grid=2, head_dim=8), StateQueryConfig(queries=4)])
+def test_position_encodings_are_made_once(config, monkeypatch):
+    """A copy from the host in every forward pass would make it wait, and could be part of no CUDA graph."""
+    connector, features = config.build(8, 16).eval(), torch.randn(2, 3, 5, 8)
+    expected = connector(features)
+
+    def again(*_):
+        raise AssertionError("made again")
+
+    monkeypatch.setattr("vlm_connectors.reducers.sincos", again)
+    assert torch.equal(connector(features), expected)
+    with pytest.raises(AssertionError, match="made again"):
+        connector.double()(features.double())

@@ -100,6 +100,21 @@ def sincos(h: int, w: int, dim: int, grid: int) -> Tensor:
     return torch.cat([column, row], -1).flatten(0, 1)
 
 
+_encodings = lru_cache(maxsize=64)(lambda h, w, dim, grid, like: sincos(h, w, dim, grid).to(*like))
+
+
+def sincos_like(query: Tensor, h: int, w: int, grid: int) -> Tensor:
+    """`sincos` of the query's width, on its device and in its dtype, made and copied there once.
+
+    A copy from the host in every forward pass makes it wait, and can't be part of a CUDA graph.
+    """
+    dim, like = query.shape[-1], (query.device, query.dtype)
+    if torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack():  # tensors without values
+        return sincos(h, w, dim, grid).to(*like)
+    with torch.inference_mode(False):  # what a prediction cached must serve training, too
+        return _encodings(h, w, dim, grid, like)
+
+
 class Resampler(Connector):
     """`grid` × `grid` learned queries that attend to all patches in one cross-attention.
 
@@ -130,4 +145,4 @@ class Resampler(Connector):
         return self.out(self.norm(attended))
 
     def _position_encoding(self, h: int, w: int) -> Tensor:
-        return sincos(h, w, self.query.shape[1], self.grid).to(self.query)
+        return sincos_like(self.query, h, w, self.grid)

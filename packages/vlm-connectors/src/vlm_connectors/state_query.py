@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vlm_connectors.reducers import sincos
+from vlm_connectors.reducers import sincos_like
 from vlm_core.interfaces import Connector
 from vlm_ssm import SelectiveSSM, scan_along
 from vlm_ssm.registration.scan_orders import keep_inverse
@@ -122,4 +122,4 @@ class StateQuery(Connector):
         return self.out(self.norm(self.out_proj(read) + query))
 
     def _places(self, h: int, w: int) -> Tensor:
-        return sincos(h, w, self.query.shape[1], MAP).to(self.query)
+        return sincos_like(self.query, h, w, MAP)

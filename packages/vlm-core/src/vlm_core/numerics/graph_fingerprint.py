@@ -41,7 +41,9 @@ class Fingerprint:
         ):
             return None
         tensors = chain(_values(own, "_parameters"), _values(own, "_buffers"))
-        return [*self._roots, *self._children, *(t.data_ptr() for t in tensors if t is not None)]
+        with torch._C.DisableTorchFunction():  # a default device, say, would see every address
+            addresses = [t.data_ptr() for t in tensors if t is not None]
+        return [*self._roots, *self._children, *addresses]
 
     def _known(self, modules: Sequence[nn.Module]) -> list[dict[str, Any]] | None:
         """The attributes of all modules below; None if their tree is another one."""
