@@ -131,7 +131,7 @@ def test_the_size_of_a_large_jpeg_is_read_from_its_beginning(tmp_path, monkeypat
     assert path.stat().st_size > 2 * images.START
     expected = upright_size(path)
     monkeypatch.setattr(images, "image_bytes", lambda source: pytest.fail("the whole file was read"))
-    assert images.header_size(path) == expected
+    assert upright_size(path, whole=False) == expected
 
 
 def test_other_files_are_read_whole_for_their_size(tmp_path):
@@ -146,13 +146,13 @@ def test_other_files_are_read_whole_for_their_size(tmp_path):
     }
     for name, data in files.items():
         (tmp_path / name).write_bytes(data)
-        assert images.header_size(tmp_path / name) == size_of(data, name)
+        assert upright_size(tmp_path / name, whole=False) == size_of(data, name)
     stored = StoredImage("in a shard", lambda: files["late.jpg"])
-    assert images.header_size(stored) == (400, 300)
+    assert upright_size(stored, whole=False) == (400, 300)
     (tmp_path / "text.jpg").write_text("no image" * 9999)
     for path in (tmp_path / "text.jpg", tmp_path / "none.jpg"):
         with pytest.raises(BadSample, match=path.name):
-            images.header_size(path)
+            upright_size(path, whole=False)
 
 
 def mutated(random, data):

@@ -21,7 +21,6 @@ from vlm_core.io.images import (
     image_bytes,
     image_name,
     load_image,
-    thumbnail,
 )
 
 
@@ -178,7 +177,6 @@ def test_an_image_without_a_file_is_read_like_one_that_has(tmp_path):
     assert image_bytes(stored) == image_bytes(path) == again.read()
     assert (image_name(stored), image_name(path)) == ("shard 3, picture 7", str(path))
     assert load_image(again).tobytes() == load_image(path).tobytes()
-    assert decode_image(thumbnail(stored), "small").size == (96, 64)
     with pytest.raises(BadSample, match="shard 3: not an image"):
         load_image(StoredImage("shard 3", partial(bytes, b"<html>")))
 

@@ -1,24 +1,35 @@
 """What a run shows: speed, validation, trackers, the page about it. None of it changes what is trained."""
 
+import base64
 import re
 import time
 from html.parser import HTMLParser
 
 import pytest
 import torch
+from PIL import Image
 
 from vlm_core.errors import UserError
+from vlm_core.io.images import decode_image
 from vlm_core.model_folder.assemble import load
 from vlm_core.spec.spec import load_spec
 from vlm_core.text.batch import collate
 from vlm_train.checkpoint.run_dir import VALIDATION
 from vlm_train.evaluation.held_out_answers import normalized
+from vlm_train.evaluation.validation import _image_record
 from vlm_train.loss import SummedLoss, target_count
 from vlm_train.monitoring import throughput
 from vlm_train.monitoring.throughput import ThroughputMeter, peak_rate, step_texts
 from vlm_train.monitoring.trackers import Trackers, numbers
 from vlm_train.report import html, plots
 from vlm_train.run import Run, start
+
+
+def test_the_page_about_a_run_holds_small_images(tmp_path):
+    Image.new("RGB", (300, 200), "red").save(file := tmp_path / "x.png")
+    record = _image_record([file, file])
+    assert record["images"] == [str(file)] * 2
+    assert decode_image(base64.b64decode(record["thumbnail"]), "small").size == (96, 64)
 
 
 def test_rates_are_those_of_the_steps_and_waiting_is_counted_apart():

@@ -9,8 +9,8 @@ from typing import Any, Literal
 from vlm_core.errors import UserError
 from vlm_core.hf.conversations import ParsedConversation, parse_llava, parse_messages
 from vlm_core.hf.training import IGNORED
-from vlm_core.hf.videos import video_lists
 from vlm_core.text.render import TokenizedConversation, TooLong
+from vlm_core.views.given_videos import video_lists
 
 
 @dataclass

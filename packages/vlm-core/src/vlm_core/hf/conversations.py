@@ -11,10 +11,10 @@ from PIL import Image, ImageOps
 from transformers.image_utils import load_image as fetch_image
 
 from vlm_core.errors import UserError
-from vlm_core.hf.videos import Medium, parse_video
 from vlm_core.io.images import decode_image, load_image, to_rgb
 from vlm_core.placeholders import IMAGE_PLACEHOLDER, VIDEO_PLACEHOLDER
 from vlm_core.text.render import IMAGE, Message, Part
+from vlm_core.views.given_videos import Medium, parse_video
 
 _REMOTE = ("http://", "https://", "data:")
 _SOURCES = {"image": ("image", "url", "path", "base64"), "video": ("video", "url", "path")}

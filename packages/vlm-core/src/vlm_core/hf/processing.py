@@ -33,14 +33,15 @@ from vlm_core.hf.collator import VLMDataCollator
 from vlm_core.hf.conversations import ParsedConversation, parse_messages
 from vlm_core.hf.saving import add_small_files, small_files, upload_of, verify_small_files
 from vlm_core.hf.tokenizer import ProcessorTokenizer
-from vlm_core.hf.videos import model_input, video_lists
 from vlm_core.interfaces import PADDING
 from vlm_core.io.files import read_json
+from vlm_core.io.video.sources import VideoSource
 from vlm_core.model import PARTS, VLM
 from vlm_core.model_folder.load import empty_model
 from vlm_core.text.batch import collate
 from vlm_core.text.render import TokenizedConversation, TooLong, render
-from vlm_core.views.image_views import ImageInput
+from vlm_core.views.given_videos import Medium, VideoFrames, video_lists
+from vlm_core.views.image_views import ImageInput, ImageViews
 
 
 class VLMProcessor(ProcessorMixin):
@@ -167,13 +168,21 @@ class VLMProcessor(ProcessorMixin):
         self, conversation: ParsedConversation, loss_on: Literal["answers", "all"] = "answers"
     ) -> tuple[TokenizedConversation, list[ImageInput]]:
         """-> (token ids with image mask and loss mask, the pixels (3, h, w) or views of each image and video)."""
-        images = [model_input(self.model, medium) for medium in conversation.images]
+        images = [self._input(medium) for medium in conversation.images]
         counts = [self.model.image_tokens(image) for image in images]
         tokenizer, system = self.model.llm.tokenizer, conversation.system
         sample = render(
             self.template, conversation.messages, tokenizer, counts, system=system, loss_on=loss_on
         )
         return sample, images
+
+    def _input(self, medium: Medium) -> ImageInput:
+        """An image or video as the model takes it; a file is sampled as the spec says. Raises `BadSample`."""
+        if isinstance(medium, VideoSource):
+            return self.model.video_processor(medium)
+        if isinstance(medium, VideoFrames):
+            return ImageViews(torch.stack([self.model.encoder.transform(frame) for frame in medium.frames]))
+        return self.model.image_processor(medium)
 
     def tensors(
         self,

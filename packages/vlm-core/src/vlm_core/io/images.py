@@ -33,14 +33,12 @@ __all__ = [
     "content_of",
     "decode_image",
     "each_image",
-    "header_size",
     "image_bytes",
     "image_content",
     "image_content_if",
     "image_name",
     "load_image",
     "size_of",
-    "thumbnail",
     "to_rgb",
     "upright_size",
 ]
@@ -138,26 +136,18 @@ def _video_content(source: VideoSource) -> ImageContent:
     return ImageContent(file_digest(source.file), (min(header[2:4]), max(header[2:4])))
 
 
-def upright_size(source: ImageSource) -> tuple[int, int]:
+def upright_size(source: ImageSource, *, whole: bool = True) -> tuple[int, int]:
     """(width, height) of what `load_image` returns, from the file's header and EXIF; pixels are not decoded.
 
     Only a PNG file with metadata after its pixels is decoded. Raises `BadSample` as `load_image` does, except for what
-    only decoding shows.
+    only decoding shows. Unless the `whole` file is to be checked, the first `START` bytes of most JPEG files are read.
     """
-    return size_of(image_bytes(source), image_name(source))
-
-
-def header_size(source: ImageSource) -> tuple[int, int]:
-    """As `upright_size`, from the first `START` bytes where these are enough: those of most JPEG files.
-
-    What only the rest of the file shows is then not seen.
-    """
-    if isinstance(source, str | Path):
+    if not whole and isinstance(source, str | Path):
         start = read_start(source, START)
         if len(start) == START and format_of(start) == "JPEG":
             with suppress(BadSample):
                 return size_of(start, image_name(source))
-    return upright_size(source)
+    return size_of(image_bytes(source), image_name(source))
 
 
 def size_of(data: bytes, name: str) -> tuple[int, int]:
@@ -302,11 +292,3 @@ def _convert(image: Image.Image) -> Image.Image:
         white = Image.new("RGBA", image.size, "white")
         image = Image.alpha_composite(white, image)
     return image.convert("RGB")
-
-
-def thumbnail(source: ImageSource, size: int = 96) -> bytes:
-    """An image as a small PNG file; raises `BadSample`."""
-    image, file = load_image(source), BytesIO()
-    image.thumbnail((size, size))
-    image.save(file, "PNG")
-    return file.getvalue()

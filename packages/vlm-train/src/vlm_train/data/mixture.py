@@ -13,7 +13,7 @@ import torch
 
 from vlm_core.cli.progress import Progress
 from vlm_core.errors import BadSample
-from vlm_core.io.images import ImageSource, header_size
+from vlm_core.io.images import ImageSource, upright_size
 from vlm_core.io.video.sources import VideoSource
 from vlm_core.model import VLM
 from vlm_core.plugins.config import DatasetConfig
@@ -60,7 +60,7 @@ def image_positions(rows: Sequence[Row], model: VLM) -> int | np.ndarray:
             if isinstance(source, VideoSource):
                 return model.video_processor.layout(source).positions
             if counts is not None:
-                return model.image_processor.image_tokens(header_size(source))
+                return model.image_processor.image_tokens(upright_size(source, whole=False))
         return usual
 
     positions = np.zeros(len(rows), dtype=np.int64)

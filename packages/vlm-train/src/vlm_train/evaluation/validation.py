@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Iterator, Sequence
+from io import BytesIO
 from typing import Any
 
 import torch
 from accelerate import Accelerator
 
-from vlm_core.io.images import ImageSource, image_name, thumbnail
+from vlm_core.io.images import ImageSource, image_name, load_image
 from vlm_core.model import VLM
 from vlm_core.text.batch import Batch, collate, empty_batch
 from vlm_core.text.render import TooLong, has_question
@@ -142,5 +143,13 @@ def _image_record(images: Sequence[ImageSource]) -> dict[str, Any]:
     """Names and a thumbnail: the report page opens no file outside of the run folder."""
     record: dict[str, Any] = {"images": [image_name(image) for image in images]}
     if images:
-        record["thumbnail"] = base64.b64encode(thumbnail(images[0])).decode()
+        record["thumbnail"] = base64.b64encode(_thumbnail(images[0])).decode()
     return record
+
+
+def _thumbnail(source: ImageSource, size: int = 96) -> bytes:
+    """An image as a small PNG file; raises `BadSample`."""
+    image, file = load_image(source), BytesIO()
+    image.thumbnail((size, size))
+    image.save(file, "PNG")
+    return file.getvalue()

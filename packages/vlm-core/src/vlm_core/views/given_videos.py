@@ -1,4 +1,4 @@
-"""Videos as transformers' users give them: a file, or frames as images or as one array."""
+"""Videos as callers in Python give them: a file, or frames as images or as one array."""
 
 from __future__ import annotations
 
@@ -11,8 +11,6 @@ from PIL import Image
 
 from vlm_core.errors import UserError
 from vlm_core.io.video.sources import MAX_FRAMES, VideoSource
-from vlm_core.model import VLM
-from vlm_core.views.image_views import ImageInput, ImageViews
 
 _REMOTE = ("http://", "https://", "data:")
 
@@ -25,15 +23,6 @@ class VideoFrames(NamedTuple):
 
 Medium = Image.Image | VideoSource | VideoFrames
 """What stands in an image slot of a conversation."""
-
-
-def model_input(model: VLM, medium: Medium) -> ImageInput:
-    """An image or video as the model takes it; a file is sampled as the model's spec says. Raises `BadSample`."""
-    if isinstance(medium, VideoSource):
-        return model.video_processor(medium)
-    if isinstance(medium, VideoFrames):
-        return ImageViews(torch.stack([model.encoder.transform(frame) for frame in medium.frames]))
-    return model.image_processor(medium)
 
 
 def parse_video(source: Any, parse_image: Callable[[Any], Image.Image]) -> VideoSource | VideoFrames:
