@@ -143,7 +143,7 @@ def test_an_error_while_reading_ends_one_request(steps, monkeypatch):
         assert bad.events == [failure]
     engine.run()
     assert not isinstance(good.outcome.last, Failed)
-    assert engine.scheduler.idle
+    assert engine.scheduler.slots_in_use == 0
 
 
 def test_an_error_while_choosing_ends_one_request(steps, monkeypatch):

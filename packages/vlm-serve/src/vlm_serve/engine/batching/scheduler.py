@@ -58,11 +58,6 @@ class Scheduler:
         """Bytes that are reserved for the states of all slots in use."""
         return sum(answer.bytes for answer in (*self.reading, *self.live))
 
-    @property
-    def idle(self) -> bool:
-        """Whether no request waits or is being answered."""
-        return not (self.waiting or self.slots_in_use)
-
     def add(self, answer: Answer) -> None:
         """Let an answer wait for a slot; one that no slot can hold fails at once."""
         prepared = answer.prepared
