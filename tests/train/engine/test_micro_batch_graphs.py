@@ -10,9 +10,9 @@ from vlm_core.numerics.linear_cross_entropy import summed_cross_entropy
 from vlm_core.text.batch import collate
 from vlm_core.text.render import TokenizedConversation
 from vlm_train.distributed.base import DDPStrategy
-from vlm_train.engine import micro_batch_graphs, padded_batch
-from vlm_train.engine.micro_batch_graphs import MicroBatchGraphs, why_not, why_not_fixed
-from vlm_train.engine.padded_batch import padded
+from vlm_train.engine.step_graphs import micro_batch_graphs, padded_batch
+from vlm_train.engine.step_graphs.micro_batch_graphs import MicroBatchGraphs, why_not, why_not_fixed
+from vlm_train.engine.step_graphs.padded_batch import padded
 from vlm_train.engine.train_step import take_step
 from vlm_train.loss import SummedLoss, target_count
 

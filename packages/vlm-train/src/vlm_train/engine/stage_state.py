@@ -18,7 +18,7 @@ from vlm_train.engine import lora
 from vlm_train.engine import optimizer as optim
 from vlm_train.engine.activation_checkpointing import recomputing
 from vlm_train.engine.ema import Average
-from vlm_train.engine.micro_batch_graphs import MicroBatchGraphs, why_not
+from vlm_train.engine.step_graphs.micro_batch_graphs import MicroBatchGraphs, why_not
 from vlm_train.engine.train_step import Outcome
 from vlm_train.loss import SummedLoss
 

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from vlm_core.text.batch import Batch
 from vlm_train.distributed.base import DDPStrategy
-from vlm_train.engine.micro_batch_graphs import MicroBatchGraphs
 from vlm_train.engine.norm_statistics import NormStatistics
+from vlm_train.engine.step_graphs.micro_batch_graphs import MicroBatchGraphs
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from vlm_core.numerics.cuda_graphs import capturing, refused
 from vlm_core.text.batch import Batch
 from vlm_train.distributed.base import DDPStrategy, bits
-from vlm_train.engine.padded_batch import padded, positions
+from vlm_train.engine.step_graphs.padded_batch import padded, positions
 
 log = logging.getLogger(__name__)
 MOST_WORK = 4e12
