@@ -31,6 +31,7 @@ EXCEPTIONS = {
     "vlm_core/plugins/distribution.py": "the metadata of an installed distribution",
     # what this project installs
     "vlm_core/plugins/scaffold.py": "this package's own templates",
+    "vlm_serve/page/static_files.py": "this package's own files of the page",
     "vlm_core/export/code_export.py": "Python sources of installed modules",
     # what a test wrote
     "vlm_core/testing/untrusted_files.py": "assets that a component has just saved",

@@ -171,8 +171,10 @@ def report(tally: Tally, numbers: dict[str, float], seconds: float) -> bool:
     total = sum(tally.ends.values())
     table("requests by kind of client", ["client", *ENDS], rows)
     print()
-    print(f"{total} requests in {seconds:.0f} s; {tally.count('answered')} answered, "
-          f"{tally.count('failed clearly')} failed clearly, {tally.count('silent')} silent")  # fmt: skip
+    print(
+        f"{total} requests in {seconds:.0f} s; {tally.count('answered')} answered, "
+        f"{tally.count('failed clearly')} failed clearly, {tally.count('silent')} silent"
+    )
     if len(tally.first_token) > 1:
         cuts = statistics.quantiles(tally.first_token, n=100)
         print(

@@ -112,7 +112,7 @@ def test_a_redirect_is_not_followed(monkeypatch):
         (b"SSH-2.0-OpenSSH\r\n", "no HTTP answer"),
         (b"", "closed the connection without an answer"),
     ],
-)  # fmt: skip
+)
 def test_other_answers_are_one_message(call, sent, message):
     with raw_server(sent) as url, pytest.raises(RequestFailed, match=message) as caught:
         call(client(url))
@@ -132,7 +132,7 @@ def test_other_answers_are_one_message(call, sent, message):
         (reply("200 OK", "{}", "Content-Length: 100"), "stopped in the middle of its answer"),
         (reply("200 OK", "5\r\n{}", "Transfer-Encoding: chunked"), "stopped in the middle of its answer"),
     ],
-)  # fmt: skip
+)
 def test_answers_that_are_none(sent, message):
     with raw_server(sent) as url:
         error = failure(url)
@@ -150,7 +150,7 @@ def test_answers_that_are_none(sent, message):
         ("data: 3\n\n", "an event of the stream is no JSON object"),
         ("data: " + "x" * (2**20 + 10), "the stream is too large"),
     ],
-)  # fmt: skip
+)
 def test_streams_that_break_off(body, message):
     with raw_server(reply("200 OK", body, kind=STREAM)) as url:
         error = failure(url, streamed)
@@ -212,7 +212,7 @@ def test_overloaded_servers_are_asked_again(caplog):
         (reply("400 Bad", "{}"), 0),
         (reply("504 Slow", "{}"), 0),
     ],
-)  # fmt: skip
+)
 def test_retries_end(sent, waited):
     """At once where waiting is of no use, or would take an hour."""
     waits = []

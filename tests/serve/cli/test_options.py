@@ -36,11 +36,36 @@ def test_defaults_let_nobody_in():
 
 def test_options_are_settings(tmp_path):
     values = settings(
-        "--port", "0", "--device", "cpu", "--device", "cuda:1", "--max-body", "2MiB", "--grace", "1.5",
-        "--allow-image-host", "*.Example.org:8443", "--allow-image-folder", str(tmp_path), "--rate", "60",
-        "--allow-origin", "https://a.example", "--no-access-log", "--slots", "3", "--cache-memory", "0",
-        "--host", "0.0.0.0", "--no-keys", "--name", "vlm", "--reload",
-    )  # fmt: skip
+        "--port",
+        "0",
+        "--device",
+        "cpu",
+        "--device",
+        "cuda:1",
+        "--max-body",
+        "2MiB",
+        "--grace",
+        "1.5",
+        "--allow-image-host",
+        "*.Example.org:8443",
+        "--allow-image-folder",
+        str(tmp_path),
+        "--rate",
+        "60",
+        "--allow-origin",
+        "https://a.example",
+        "--no-access-log",
+        "--slots",
+        "3",
+        "--cache-memory",
+        "0",
+        "--host",
+        "0.0.0.0",
+        "--no-keys",
+        "--name",
+        "vlm",
+        "--reload",
+    )
     assert values.devices == ("cpu", "cuda:1")
     assert values.max_body_bytes == 2 * 2**20
     assert values.image_hosts == ("*.example.org:8443",)

@@ -91,8 +91,20 @@ def viewer(chat):
 
 
 STATES = [
-    empty, draft, answered, streaming, stopped, failed, editing, renaming, deleted, settings, code, camera, viewer,
-]  # fmt: skip
+    empty,
+    draft,
+    answered,
+    streaming,
+    stopped,
+    failed,
+    editing,
+    renaming,
+    deleted,
+    settings,
+    code,
+    camera,
+    viewer,
+]
 
 
 def findings(page, rules=()):

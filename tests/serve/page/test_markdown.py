@@ -45,12 +45,18 @@ CASES = {
         "<p><em>a</em> <strong>b</strong> <strong><em>c</em></strong> <del>d</del> <em>e</em></p>",
     ),
     "nested emphasis": ("**a *b* c**", "<p><strong>a <em>b</em> c</strong></p>"),
-    "no emphasis": ("2 * 3 * 4, snake_case_name, **open, a ~ b", "<p>2 * 3 * 4, snake_case_name, **open, a ~ b</p>"),
+    "no emphasis": (
+        "2 * 3 * 4, snake_case_name, **open, a ~ b",
+        "<p>2 * 3 * 4, snake_case_name, **open, a ~ b</p>",
+    ),
     "escapes": (r"\*a\* \[b\](c) \\", r"<p>*a* [b](c) \</p>"),
     "code": ("`a*b*` ``c`d`` `open", "<p><code>a*b*</code> <code>c`d</code> `open</p>"),
     "headings": ("# a\n## b ##\n###### c\n#d", "<h3>a</h3><h4>b</h4><h6>c</h6><p>#d</p>"),
     "rule": ("a\n\n---\n* * *", "<p>a</p><hr><hr>"),
-    "quote": ("> a\n> > b\n\nc", "<blockquote><p>a</p><blockquote><p>b</p></blockquote></blockquote><p>c</p>"),
+    "quote": (
+        "> a\n> > b\n\nc",
+        "<blockquote><p>a</p><blockquote><p>b</p></blockquote></blockquote><p>c</p>",
+    ),
     "list": ("- a\n- b\n  - c\n- d", "<ul><li>a</li><li>b<ul><li>c</li></ul></li><li>d</li></ul>"),
     "numbers": ("3. a\n4. b", '<ol start="3"><li>a</li><li>b</li></ol>'),
     "number in a sentence": ("It was in\n1990. Then", "<p>It was in<br>1990. Then</p>"),
@@ -69,7 +75,7 @@ CASES = {
         f"<p>See {link('https://a.b/c_d', 'https://a.b/c_d')}, {link('https://e.f/', 'https://e.f')}, mailto:g.</p>",
     ),
     "image": ("![a cat](https://b.c/d.png)", f"<p>{link('https://b.c/d.png', 'a cat')}</p>"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -110,9 +116,9 @@ HOSTILE = [
     "[![a](/track.png)](javascript:window.hacked=1)",
     "```<img/src=x/onerror=window.hacked=1>\ncode\n```",
     "| <img src=x onerror=window.hacked=1> |\n|---|\n| <script>window.hacked=1</script> |",
-    "[a](https://b.c/\"onmouseover=\"window.hacked=1)",
+    '[a](https://b.c/"onmouseover="window.hacked=1)',
     "# <style>*{display:none}</style>",
-]  # fmt: skip
+]
 
 
 def test_hostile_answers_are_text(chat, stub):

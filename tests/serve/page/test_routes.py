@@ -61,9 +61,19 @@ def test_every_file_of_the_folder_is_served(client, folder):
 
 
 @pytest.mark.parametrize(
-    "path", ["/page/0000000000000000/app/main.js", "{}app/none.js", "{}", "{}index.html", "{}../../routes.py",
-             "{}%2e%2e/%2e%2e/routes.py", "{}..%2f..%2froutes.py", "{}/etc/passwd", "{}app"],
-)  # fmt: skip
+    "path",
+    [
+        "/page/0000000000000000/app/main.js",
+        "{}app/none.js",
+        "{}",
+        "{}index.html",
+        "{}../../routes.py",
+        "{}%2e%2e/%2e%2e/routes.py",
+        "{}..%2f..%2froutes.py",
+        "{}/etc/passwd",
+        "{}app",
+    ],
+)
 def test_nothing_else_is_served(client, folder, path):
     assert client.get(path.format(folder)).status_code == 404
 

@@ -33,15 +33,15 @@ WHOLE = {
     "comments and other fields": (
         f": ping\n\nevent: x\nid: 1\nretry: 5\ndata: {chunk('one')}\n\n:\ndata: {chunk(' two')}\n\n{DONE}"
     ),
-    "several lines": "data: {\"choices\":\ndata: [{\"delta\": {\"content\": \"one two\"}}]}\n\n" + DONE,
+    "several lines": 'data: {"choices":\ndata: [{"delta": {"content": "one two"}}]}\n\n' + DONE,
     "no mark at the end": f"data: {chunk('one')}\n\ndata: {chunk(' two', finish='stop')}\n\n",
     "a byte order mark": f"\ufeffdata: {chunk('one')}\n\ndata: {chunk(' two')}\n\n{DONE}",
     "empty chunks": (
-        f"data: {{}}\n\ndata: {{\"choices\": []}}\n\n"
+        f'data: {{}}\n\ndata: {{"choices": []}}\n\n'
         f"data: {chunk('one')}\n\ndata: {chunk(' two', usage=None)}\n\n{DONE}"
     ),
     "null content": f"data: {chunk(None)}\n\ndata: {chunk('one two')}\n\n{DONE}",
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("form", WHOLE)
@@ -54,11 +54,14 @@ def test_forms_of_a_whole_answer(chat, form):
 CUT = {
     "nothing": ("", "The connection ended before the answer was complete."),
     "cut": (f"data: {chunk('one')}\n\ndata: {{", "The connection ended before the answer was complete."),
-    "no json": (f"data: {chunk('one')}\n\ndata: <html>\n\n", "The server sent a part of the answer that is not JSON."),
-    "an error": (f"data: {chunk('one')}\n\ndata: {{\"error\": {{\"message\": \"No <room>.\"}}}}\n\n", "No <room>."),
+    "no json": (
+        f"data: {chunk('one')}\n\ndata: <html>\n\n",
+        "The server sent a part of the answer that is not JSON.",
+    ),
+    "an error": (f'data: {chunk("one")}\n\ndata: {{"error": {{"message": "No <room>."}}}}\n\n', "No <room>."),
     "an error without text": ('data: {"error": {}}\n\n', "The server ended the answer with an error."),
     "no object": ("data: 5\n\n", "The connection ended before the answer was complete."),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("form", CUT)
@@ -77,7 +80,7 @@ ERRORS = {
     "empty": (500, "", "The server answered with status 500."),
     "other JSON": (500, '{"detail": [{"loc": 1}]}', "The server answered with status 500."),
     "no object": (500, "null", "The server answered with status 500."),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("form", ERRORS)

@@ -121,21 +121,32 @@ BAD_ROWS = {
     "message": ({"id": 1, "messages": ["x"]}, "expected messages of role and content, got 'x'"),
     "role": ({"id": 1, "messages": [{"role": "tool", "content": "x"}]}, "role 'tool'; expected system, user"),
     "part": (
-        {"id": 1, "messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "file:///x"}}]}]},
-        "expected text, or {\"type\": \"image\"} for each file",
+        {
+            "id": 1,
+            "messages": [
+                {"role": "user", "content": [{"type": "image_url", "image_url": {"url": "file:///x"}}]}
+            ],
+        },
+        'expected text, or {"type": "image"} for each file',
     ),
     "slots": (
         {"id": 1, "image": "red.png", "messages": [{"role": "user", "content": [{"type": "image"}] * 2}]},
         "1 images, but 2 parts",
     ),
-    "twice": ({"id": 1, "image": "red.png", "images": [], "question": "?"}, "image and images name the images twice"),
-    "list": ({"id": 1, "images": "red.png", "question": "?"}, "images: expected a list of files, got 'red.png'"),
+    "twice": (
+        {"id": 1, "image": "red.png", "images": [], "question": "?"},
+        "image and images name the images twice",
+    ),
+    "list": (
+        {"id": 1, "images": "red.png", "question": "?"},
+        "images: expected a list of files, got 'red.png'",
+    ),
     "outside": ({"id": 1, "image": "../x.png", "question": "?"}, "must be a name inside"),
     "URL": ({"id": 1, "image": "https://a.b/c.png", "question": "?"}, "must be a name inside"),
     "missing": ({"id": 1, "image": "none.png", "question": "?"}, "none.png: no such file"),
     "no image": ({"id": 1, "image": "rows.jsonl", "question": "?"}, "not an image of a kind that is read"),
     "second": ({"id": "good", "question": "?"}, "rows.jsonl:2: a second row with the id 'good'"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", BAD_ROWS)

@@ -16,9 +16,15 @@ from vlm_serve.api.guard.settings import ServerSettings
 @pytest.fixture(scope="module")
 def server():
     settings = ServerSettings(
-        model=".", header_timeout=0.4, body_timeout=0.4, send_timeout=0.5, answer_timeout=0.6,
-        max_body_bytes=1000, max_pending_bytes=1500, max_header_bytes=4096,
-    )  # fmt: skip
+        model=".",
+        header_timeout=0.4,
+        body_timeout=0.4,
+        send_timeout=0.5,
+        answer_timeout=0.6,
+        max_body_bytes=1000,
+        max_pending_bytes=1500,
+        max_header_bytes=4096,
+    )
     app = application(settings)
     with served(app, settings) as address:
         yield app, address
@@ -83,8 +89,9 @@ def test_an_announced_size_is_refused_before_the_body_comes(connection):
     connection.sendall(head("/v1/echo", "content-length: 1001"))
     status, fault = error(connection)
     assert (status, fault["message"]) == (
-        413, "The request's body has more than the 1000 bytes that are allowed.",
-    )  # fmt: skip
+        413,
+        "The request's body has more than the 1000 bytes that are allowed.",
+    )
 
 
 @pytest.mark.parametrize("length", ["-1", "1e3", "9" * 30, "0x1"])

@@ -148,9 +148,14 @@ def test_redirects_are_followed_and_checked(names, port):
     assert fetched(f"https://{HOST}:{port}/to?/a.png", port) == CONTENT
     names["evil.example"] = ["127.0.0.1"]
     for target in (
-        f"https://evil.example:{port}/", f"https://127.0.0.1:{port}/", "https://169.254.169.254/latest",
-        f"http://{HOST}:{port}/", "file:///etc/passwd", f"//evil.example:{port}/", f"https://{HOST}/",
-    ):  # fmt: skip
+        f"https://evil.example:{port}/",
+        f"https://127.0.0.1:{port}/",
+        "https://169.254.169.254/latest",
+        f"http://{HOST}:{port}/",
+        "file:///etc/passwd",
+        f"//evil.example:{port}/",
+        f"https://{HOST}/",
+    ):
         Handler.requests.clear()
         assert refusal(f"https://{HOST}:{port}/to?{target}", port).code == "image_not_allowed"
         assert len(Handler.requests) == 1, "the target of the redirect was asked"

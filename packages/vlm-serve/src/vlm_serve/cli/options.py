@@ -82,16 +82,20 @@ def _add_model(group: Any) -> None:
         "--name", dest="model_name", metavar="NAME", help="its name in the API; default: the spec's"
     )
     group.add_argument(
-        "--device", dest="devices", action="append", metavar="DEVICE",
+        "--device",
+        dest="devices",
+        action="append",
+        metavar="DEVICE",
         help="cpu, cuda, cuda:1, …; repeated: a replica on each; default: cuda if available, else cpu",
-    )  # fmt: skip
+    )
     group.add_argument("--dtype", choices=DTYPES, help="convert weights to this dtype; default: as saved")
     add_trust(group)
     group.add_argument(
-        "--reload", action="store_true",
+        "--reload",
+        action="store_true",
         help="serve the folder's new content once it has changed; needs memory for both meanwhile. Default: a change "
         "is told in the log and in /health, and has no effect",
-    )  # fmt: skip
+    )
 
 
 def _add_access(group: Any) -> None:
@@ -103,29 +107,48 @@ def _add_access(group: Any) -> None:
     group.add_argument("--no-keys", action="store_true", help="let other machines in without a key")
     group.add_argument("--open-metrics", action="store_true", help="/metrics needs no key")
     group.add_argument(
-        "--allow-origin", dest="allowed_origins", type=origin, action="append", metavar="ORIGIN",
+        "--allow-origin",
+        dest="allowed_origins",
+        type=origin,
+        action="append",
+        metavar="ORIGIN",
         help="pages of this origin may call the API; may be repeated; default: none",
-    )  # fmt: skip
+    )
     group.add_argument(
-        "--allow-host", dest="allowed_hosts", action="append", metavar="NAME",
+        "--allow-host",
+        dest="allowed_hosts",
+        action="append",
+        metavar="NAME",
         help="without keys: a name under which the server may be reached, beside addresses and localhost",
-    )  # fmt: skip
+    )
     group.add_argument(
-        "--behind-proxy", dest="trusted_proxies", type=network, action="append", metavar="ADDRESS",
+        "--behind-proxy",
+        dest="trusted_proxies",
+        type=network,
+        action="append",
+        metavar="ADDRESS",
         help="a reverse proxy whose X-Forwarded-For names the client; may be repeated",
-    )  # fmt: skip
+    )
     group.add_argument("--no-access-log", dest="access_log", action="store_false", help="log no requests")
 
 
 def _add_images(group: Any) -> None:
     group.add_argument(
-        "--allow-image-host", dest="image_hosts", type=host_pattern, action="append", metavar="HOST",
+        "--allow-image-host",
+        dest="image_hosts",
+        type=host_pattern,
+        action="append",
+        metavar="HOST",
         help="fetch https images from this host (*.example.org: all below it); may be repeated; default: none",
-    )  # fmt: skip
+    )
     group.add_argument(
-        "--allow-image-folder", dest="image_folders", type=local_path, action="append", metavar="DIR",
+        "--allow-image-folder",
+        dest="image_folders",
+        type=local_path,
+        action="append",
+        metavar="DIR",
         help="read file: URLs inside this folder; may be repeated; default: none",
-    )  # fmt: skip
+    )
     group.add_argument("--image-timeout", type=seconds, metavar="S", help="for fetching one; default 10")
     group.add_argument(
         "--max-images", type=count, metavar="N", help="of one request, videos included; default 32"
@@ -155,9 +178,12 @@ def _add_limits(group: Any) -> None:
     ]:
         group.add_argument(name, type=count, metavar="N", help=text)
     group.add_argument(
-        "--rate", dest="requests_per_minute", type=count, metavar="N",
+        "--rate",
+        dest="requests_per_minute",
+        type=count,
+        metavar="N",
         help="requests per minute for each key, or each address without keys; default: no limit",
-    )  # fmt: skip
+    )
     group.add_argument("--burst", type=count, metavar="N", help="with --rate: requests at once; default 20")
     for name, text in [
         ("--header-timeout", "for a request's head; default 10"),
@@ -179,17 +205,25 @@ def _add_engine(group: Any) -> None:
         help="answers computed at once on each device; default 16",
     )
     group.add_argument(
-        "--state-memory", dest="memory_bytes", type=size, metavar="SIZE",
+        "--state-memory",
+        dest="memory_bytes",
+        type=size,
+        metavar="SIZE",
         help="budget of live states on each device; default: that of all slots",
-    )  # fmt: skip
+    )
     group.add_argument(
-        "--prefill-chunk", type=count, metavar="N",
+        "--prefill-chunk",
+        type=count,
+        metavar="N",
         help="positions of a prompt that are read between two steps of decoding; default 512",
-    )  # fmt: skip
+    )
     group.add_argument(
-        "--cache-memory", dest="cache_bytes", type=size, metavar="SIZE",
+        "--cache-memory",
+        dest="cache_bytes",
+        type=size,
+        metavar="SIZE",
         help="budget of cached states on each device; default 512MiB; 0: no cache",
-    )  # fmt: skip
+    )
     group.add_argument(
         "--cache-folder", type=local_path, metavar="DIR", help="keep cached states here across restarts"
     )
@@ -197,9 +231,10 @@ def _add_engine(group: Any) -> None:
         "--cache-folder-size", dest="cache_folder_bytes", type=size, metavar="SIZE", help="default 8GiB"
     )
     group.add_argument(
-        "--shared-cache", action="store_true",
+        "--shared-cache",
+        action="store_true",
         help="one key's cached states may speed up another's requests, which shows that a prompt was asked before",
-    )  # fmt: skip
+    )
 
 
 def _port(text: str) -> int:

@@ -50,8 +50,15 @@ class AccessLog:
         name = owner(scope) or "-"
         log.info(
             "%s %s %s %s %s %d bytes %d ms %s",
-            client, name, method, path, status, answer.size, 1000 * seconds, request_id(scope),
-        )  # fmt: skip
+            client,
+            name,
+            method,
+            path,
+            status,
+            answer.size,
+            1000 * seconds,
+            request_id(scope),
+        )
 
 
 class _Answer:
