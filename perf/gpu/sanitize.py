@@ -110,6 +110,8 @@ def checked(tool: str, name: str) -> tuple[list[str], int]:
     words += [sys.executable, "-m", "perf.gpu.sanitize", "--inside"]
     env = {**os.environ, "PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
     done = subprocess.run(words, env=env, capture_output=True, text=True)
+    if done.returncode:
+        sys.stderr.write("\n".join(done.stdout.splitlines()[:60]) + "\n")
     summaries = [line.strip("= ") for line in done.stdout.splitlines() if "SUMMARY" in line]
     return [name, " ".join(summaries) or "no summary"], done.returncode
 

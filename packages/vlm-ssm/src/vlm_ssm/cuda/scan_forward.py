@@ -138,7 +138,8 @@ def _forward_shared(split: Split, given: ScanLayout, gated: bool) -> int:
     matrices = TILE * 2 * given.states
     raw = row * (tile * (3 if gated else 2)) + (0 if gated else 16) + mat * matrices
     sums = 4 if split.lanes == 2 else tile * split.lanes
-    return 2 * raw + 4 * (2 * tile + matrices + 2 * split.block + sums)
+    behind = max(split.block, 2 * given.states - split.block)
+    return 2 * raw + 4 * (2 * tile + matrices + split.block + behind + sums)
 
 
 _SUM_TENSORS = ("z", "parts", "summed", "out", "grad", "grad_z")

@@ -20,6 +20,8 @@ static constexpr int MAT_VECTORS = 2 * STATES * sizeof(Mat) / 16;   // 16-byte v
 static constexpr int MAT_ROUNDS = (TILE * MAT_VECTORS + THREADS - 1) / THREADS;
 static constexpr bool IN_PLACE = LANES == 2;  // the two sums of a channel replace its delta and delta u
 static constexpr int GROUP = 4;               // steps whose sums are stored together
+// Floats behind `bias`, so that loads of B and C one step ahead end before the sums, which other threads write.
+static constexpr int BEHIND = 2 * STATES - BLOCK > BLOCK ? 2 * STATES - BLOCK : BLOCK;
 static_assert(STATES % LANES == 0 && THREADS % VECTORS == 0 && THREADS % 32 == 0, "a thread keeps its channels");
 typedef TypeOf<OUT>::Type Out;
 
@@ -47,7 +49,7 @@ struct __align__(16) Shared {
   Raw raw[2];
   float steps[TILE * BLOCK * 2];      // (delta, delta u); swizzled
   float matrices[TILE * 2 * STATES];  // B, then C of each position
-  float bias[BLOCK], D[BLOCK];        // loads one step ahead end here
+  float bias[BLOCK], D[BEHIND];       // loads one step ahead end here
   float sums[IN_PLACE ? 4 : TILE * BLOCK * LANES];
 };
 
