@@ -42,7 +42,7 @@ SCHEMA = {
         "object": {"enum": ["dog", "bench", "traffic light", "cup"]},
         "count": {"type": "integer", "minimum": 0, "maximum": 50},
         "certain": {"type": "boolean"},
-        "box": {"type": "array", "items": {"type": "number"}, "minItems": 4, "maxItems": 4},
+        "box": {"type": "array", "items": {"type": "integer", "minimum": 0, "maximum": 999}, "minItems": 4, "maxItems": 4},
         "text": {"type": "string", "maxLength": 40},
     },
     "required": ["object", "count", "certain", "box", "text"],
@@ -62,7 +62,7 @@ def fits(text: str) -> bool:
         and 0 <= value["count"] <= 50
         and type(value["certain"]) is bool
         and len(value["box"]) == 4
-        and all(type(side) in (int, float) for side in value["box"])
+        and all(type(side) is int and 0 <= side <= 999 for side in value["box"])
         and len(value["text"]) <= 40
     )
 
