@@ -42,7 +42,12 @@ SCHEMA = {
         "object": {"enum": ["dog", "bench", "traffic light", "cup"]},
         "count": {"type": "integer", "minimum": 0, "maximum": 50},
         "certain": {"type": "boolean"},
-        "box": {"type": "array", "items": {"type": "integer", "minimum": 0, "maximum": 999}, "minItems": 4, "maxItems": 4},
+        "box": {
+            "type": "array",
+            "items": {"type": "integer", "minimum": 0, "maximum": 999},
+            "minItems": 4,
+            "maxItems": 4,
+        },
         "text": {"type": "string", "maxLength": 40},
     },
     "required": ["object", "count", "certain", "box", "text"],

@@ -13,8 +13,8 @@ import torch
 from torch import nn
 from uv import find_uv_bin
 
+from vlm_core.generation.answer import answer
 from vlm_core.generation.conversation import Conversation
-from vlm_core.generation.generate import answer
 from vlm_core.generation.sampling import GenerationConfig
 from vlm_core.model import VLM
 from vlm_core.text.render import Message, TokenizedConversation, render

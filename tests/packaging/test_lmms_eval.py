@@ -16,7 +16,7 @@ from torch import Tensor
 from uv import find_uv_bin
 
 from vlm_bench.lmms.recipes import RECIPES
-from vlm_core.generation.generate import answer
+from vlm_core.generation.answer import answer
 from vlm_core.generation.sampling import GenerationConfig
 from vlm_core.model import VLM
 from vlm_core.model_folder.assemble import build, load, save

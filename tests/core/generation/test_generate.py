@@ -5,7 +5,8 @@ import torch
 from generation_cases import LONG, images, prompt
 
 from vlm_core.errors import UserError
-from vlm_core.generation.generate import Session, answer
+from vlm_core.generation.answer import answer
+from vlm_core.generation.generate import Session
 from vlm_core.generation.sampling import GenerationConfig
 from vlm_core.generation.sampling import sample as sample_next
 from vlm_ssm.layers import decode

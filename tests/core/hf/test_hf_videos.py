@@ -8,7 +8,7 @@ from videos import picture, video
 
 import vlm_core.hf  # noqa: F401  transformers' Auto classes know it from here on
 from vlm_core.errors import BadSample, UserError
-from vlm_core.generation.generate import answer
+from vlm_core.generation.answer import answer
 from vlm_core.generation.sampling import GenerationConfig
 from vlm_core.io.video.sources import VideoSource
 from vlm_core.model_folder.assemble import load

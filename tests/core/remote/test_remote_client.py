@@ -106,7 +106,10 @@ def test_a_redirect_is_not_followed(monkeypatch):
     [
         (reply("200 OK", "<html>Hello</html>", kind="text/html"), "answers with text/html, not "),
         (reply("500 Oops", "<html>Hello</html>", kind="text/html"), r"the server has failed \(500\)$"),
-        (reply("400 Bad", '{"error": {"message": "no \\u001b[31m place"}}'), r"\(400\): no \\x1b\[31m place$"),
+        (
+            reply("400 Bad", '{"error": {"message": "no \\u001b[31m place"}}'),
+            r"\(400\): no \\x1b\[31m place$",
+        ),
         (reply("422 Bad", '{"detail": [{"loc": 1}]}'), r"\(422\): \[\{\"loc\": 1\}\]$"),
         (reply("429 Slow", "[[[["), r"takes no more requests now \(429\)$"),
         (b"SSH-2.0-OpenSSH\r\n", "no HTTP answer"),
@@ -145,7 +148,10 @@ def test_answers_that_are_none(sent, message):
         (event("a"), "stopped in the middle of its answer"),
         (event("a") + "data: [DONE]\n\n", "stopped in the middle of its answer"),
         (event("a") + event("b", "stop")[:-1], "stopped in the middle of its answer"),
-        (event("a") + 'data: {"error": {"message": "the worker ended"}}\n\n', "failed in its answer: the worker ended"),
+        (
+            event("a") + 'data: {"error": {"message": "the worker ended"}}\n\n',
+            "failed in its answer: the worker ended",
+        ),
         ("data: {\n\n", "an event of the stream is no JSON object"),
         ("data: 3\n\n", "an event of the stream is no JSON object"),
         ("data: " + "x" * (2**20 + 10), "the stream is too large"),

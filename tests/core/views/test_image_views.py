@@ -5,7 +5,8 @@ import torch
 from generation_cases import LONG, SHORT, images, prompt
 from torch import nn
 
-from vlm_core.generation.generate import Session, answer
+from vlm_core.generation.answer import answer
+from vlm_core.generation.generate import Session
 from vlm_core.text.batch import collate, pack
 from vlm_core.text.render import IMAGE, Message, render
 from vlm_core.views.image_views import ImageViews, joined_order

@@ -17,8 +17,8 @@ from vlm_core.benchmark import Question
 from vlm_core.errors import BadSample, UserError
 from vlm_core.evaluation.inference import BenchmarkInference
 from vlm_core.export.hf_export import export_hf
+from vlm_core.generation.answer import answer
 from vlm_core.generation.conversation import Conversation
-from vlm_core.generation.generate import answer
 from vlm_core.generation.sampling import GenerationConfig
 from vlm_core.io.images import load_image
 from vlm_core.model_folder.assemble import build, load, save

@@ -10,7 +10,7 @@ import time
 import pytest
 
 from vlm_core.errors import UserError
-from vlm_core.generation import generate
+from vlm_core.generation.answer import answer as ask_the_model
 from vlm_core.spec.spec import load_spec
 from vlm_train.checkpoint.run_dir import LOCK, RunDir
 from vlm_train.distributed import preemption, process_group, watchdog
@@ -162,13 +162,13 @@ def test_a_signal_while_libraries_are_imported(command, number, code):
 
 
 def test_a_signal_ends_an_evaluation_at_once_and_it_is_done_anew(run_spec, monkeypatch):
-    asked, batches = generate.answer, []
+    batches = []
 
     def answer(*args):
         batches.append(len(batches))
         if len(batches) == 2:
             os.kill(os.getpid(), signal.SIGUSR1)
-        return asked(*args)
+        return ask_the_model(*args)
 
     monkeypatch.setattr(held_out, "answer", answer)
     path = run_spec()

@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from vlm_core.benchmark import Benchmark, Question, Score
 from vlm_core.errors import BadSample
 from vlm_core.evaluation.questions import by_image, check_images, sample
-from vlm_core.generation.generate import Session, answer
+from vlm_core.generation.answer import answer
+from vlm_core.generation.generate import Session
 from vlm_core.generation.prefix_reader import PrefixReader
 from vlm_core.generation.sampling import GenerationConfig
 from vlm_core.model import VLM

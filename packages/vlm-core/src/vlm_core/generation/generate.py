@@ -293,16 +293,3 @@ class Session:
                     return
         finally:
             self._leave_graph()
-
-
-def answer(
-    model: VLM,
-    samples: Sequence[TokenizedConversation],
-    images: Sequence[ImageInput] = (),
-    slots: Sequence[int] | None = None,
-    decoding: GenerationConfig = GREEDY,
-) -> list[str]:
-    """`Session.prefill` and `Session.generate` -> the answer to each prompt."""
-    session = Session(model)
-    session.prefill(samples, images, slots)
-    return session.generate(decoding)

@@ -8,7 +8,7 @@ from typing import Any
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 
-from vlm_core.generation.generate import answer
+from vlm_core.generation.answer import answer
 from vlm_core.generation.sampling import GenerationConfig
 from vlm_core.io import digests
 from vlm_core.io.images import ImageSource, image_name
