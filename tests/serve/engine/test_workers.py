@@ -4,6 +4,7 @@ import asyncio
 import os
 import signal
 import time
+from dataclasses import replace
 
 import pytest
 from engine_cases import answered, chat, image_file, outcome, request
@@ -85,3 +86,20 @@ def test_requests_of_all_kinds_fail_alike(workers):
 def test_a_folder_that_is_no_model(tmp_path):
     with pytest.raises(UserError, match=r"spec\.yaml"):
         Workers(WorkerPlan(tmp_path, SETTINGS))
+
+
+def test_a_restarted_worker_serves_no_other_content(workers, monkeypatch, caplog):
+    """The folder may have changed meanwhile: other weights under the same name would be a silent change."""
+    worker = workers.workers[0]
+    wait_for(lambda: worker.ready)
+    killed = []
+    monkeypatch.setattr(worker, "process", type("Process", (), {"kill": lambda self: killed.append(1)})())
+    monkeypatch.setattr(worker, "problem", None)
+    monkeypatch.setattr(worker, "ready", False)
+    worker._loaded(worker.facts)
+    assert worker.ready
+    worker.ready = False
+    worker._loaded(replace(worker.facts, digest="another"))
+    assert not worker.ready
+    assert killed == [1]
+    assert "has changed since the server was started: worker 0 on cpu stays ended" in caplog.text

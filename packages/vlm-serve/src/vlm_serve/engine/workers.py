@@ -124,11 +124,22 @@ class Worker:
         elif kind == "stats":
             (self._stats,) = values
         elif kind == "ready":
-            (self.facts,) = values
-            self.ready = True
-            self.decided.set()
+            self._loaded(*values)
         elif kind == "refused":
             self.problem = UserError(*values[0])
+
+    def _loaded(self, facts: ModelFacts) -> None:
+        """The process can answer, unless the folder has other content than the process before it served."""
+        if self.facts is not None and facts.digest != self.facts.digest:
+            self.problem = UserError(
+                f"{self.plan.folder} has changed since the server was started: {self.name} stays ended; "
+                "start vlm-serve again"
+            )
+            log.error("%s", self.problem)
+            self.process.kill()
+            return
+        self.facts, self.ready = facts, True
+        self.decided.set()
 
     def _end(self, outbox: SimpleQueue[Any]) -> None:
         """After the process: its requests fail, and what it counted is kept."""
