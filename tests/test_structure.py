@@ -182,3 +182,9 @@ def test_modules_named_in_texts_exist():
     texts = [(path.relative_to(ROOT), line, name) for path in files for line, name in _texts(path)]
     assert texts
     assert not [f"{path}:{line}: {name}" for path, line, name in texts if not _exists(name)]
+
+
+def test_names_of_test_files_are_unique():
+    """pytest collects no two files of one name from folders without packages; helpers are imported by their names."""
+    files = [p.name for p in (ROOT / "tests").rglob("*.py") if p.name not in ("conftest.py", "__init__.py")]
+    assert sorted(files) == sorted(set(files))

@@ -3,7 +3,7 @@
 import pytest
 from watch_commands import call, expected_answer, pictures, printed
 
-from vlm_core.cli.watch import questions
+from vlm_core.cli import prompt
 from vlm_core.generation.session_file import read_manifest
 
 
@@ -31,7 +31,7 @@ def saved(tiny_folder, halves, tmp_path, monkeypatch, capsys):
 
 def test_a_stream_goes_on_from_a_file(tiny_folder, halves, saved, monkeypatch, capsys):
     typed = ["/wait", "red?", "/at 0:03 red?", "/at 0:01 red?"]
-    monkeypatch.setattr(questions, "lines", lambda: iter(typed))
+    monkeypatch.setattr(prompt, "lines", lambda: iter(typed))
     options = ("--watch", halves[1], "--resume", saved, "--save", saved)
     code, out, err = call(monkeypatch, capsys, tiny_folder, *options)
     _, resumed, _, now, earlier = out.splitlines()
@@ -46,7 +46,7 @@ def test_questions_about_a_saved_stream(tiny_folder, saved, monkeypatch, capsys)
     expected = printed(expected_answer(tiny_folder, 4))
     code, out, err = call(monkeypatch, capsys, tiny_folder, "--resume", saved, "--ask", "red?")
     assert (code, out, err) == (0, expected + "\n", "")
-    monkeypatch.setattr(questions, "lines", lambda: iter(["red?", "red?"]))
+    monkeypatch.setattr(prompt, "lines", lambda: iter(["red?", "red?"]))
     code, out, err = call(monkeypatch, capsys, tiny_folder, "--resume", saved)
     head, resumed, *answers = out.splitlines()
     assert head.startswith("tiny on cpu: a question is about the frames so far")
@@ -85,7 +85,7 @@ def test_a_conversation_is_not_continued_by_watching(tiny_folder, halves, tmp_pa
 def test_nothing_to_save(tiny_folder, tmp_path, monkeypatch, capsys):
     empty = folder(tmp_path / "a", pictures(1))
     (empty / "0.png").write_bytes(b"no image")
-    monkeypatch.setattr(questions, "lines", lambda: iter(["/wait"]))
+    monkeypatch.setattr(prompt, "lines", lambda: iter(["/wait"]))
     code, _, err = call(monkeypatch, capsys, tiny_folder, "--watch", empty, "--save", tmp_path / "s")
     assert code == 2
     assert err.endswith("vlm-chat: nothing to save: no frame has been read")
