@@ -34,8 +34,9 @@ def test_a_stream_goes_on_from_a_file(tiny_folder, halves, saved, monkeypatch, c
     monkeypatch.setattr(prompt, "lines", lambda: iter(typed))
     options = ("--watch", halves[1], "--resume", saved, "--save", saved)
     code, out, err = call(monkeypatch, capsys, tiny_folder, *options)
-    _, resumed, _, now, earlier = out.splitlines()
-    assert resumed == f"{saved}: 4 frames, the last one at 00:00:03"
+    *told, now, earlier = out.splitlines()  # the end of the source may be told before the first lines
+    assert len(told) == 3
+    assert f"{saved}: 4 frames, the last one at 00:00:03" in told
     assert now == f"[00:00:04] {printed(expected_answer(tiny_folder, 6))}"
     assert earlier == f"[00:00:03] {printed(expected_answer(tiny_folder, 4))}"
     assert (code, err) == (0, "00:00:01: the oldest kept state is that at 00:00:03")
