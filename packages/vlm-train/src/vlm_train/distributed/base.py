@@ -69,7 +69,7 @@ class DDPStrategy:
     def loss(self, module: nn.Module, batch: Batch, counted: Tensor | None = None) -> Tensor:
         """The summed loss of one micro-batch; `counted` as in `SummedLoss`."""
         with self.accelerator.autocast():
-            return module(batch, counted)
+            return module(batch) if counted is None else module(batch, counted)
 
     def backward(self, module: nn.Module, loss: Tensor) -> None:
         """Add the gradients of one micro-batch. One process has one GPU, so that a thread for each gains nothing."""

@@ -256,6 +256,9 @@ def list_rows(file: BinaryIO, path: Path) -> Iterator[tuple[int, int, Any]]:
 
 
 def _ends_as_a_list(file: BinaryIO) -> bool:
-    """Whether `]` is the last character of the file besides white space."""
+    """Whether `]` is the last character of the file besides white space; the position stays."""
+    position = file.tell()
     file.seek(max(0, file.seek(0, SEEK_END) - 64))
-    return file.read().rstrip().endswith(b"]")
+    end = file.read()
+    file.seek(position)
+    return end.rstrip().endswith(b"]")
