@@ -52,14 +52,14 @@ class Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(content)
 
-    def log_message(self, *args):
+    def log_message(self, *args):  # pyright: ignore[reportIncompatibleMethodOverride]
         pass
 
 
 class Server(ThreadingHTTPServer):
     daemon_threads = True
 
-    def handle_error(self, *args):
+    def handle_error(self, *args):  # pyright: ignore[reportIncompatibleMethodOverride]
         """Clients that break a connection off are meant."""
 
 
@@ -109,14 +109,14 @@ def port(certificate):
 def names(monkeypatch, certificate):
     """Addresses of names; the test's own server counts as public, the rest as `is_public` says."""
     addresses = {HOST: ["127.0.0.1"], "other.example": ["127.0.0.1"]}
-    real = https.is_public
+    real = https.is_public  # pyright: ignore[reportPrivateImportUsage]
 
     async def resolve(host, port, **kwargs):
         if host not in addresses:
             raise socket.gaierror("unknown")
         return [(2, 1, 6, "", (address, port)) for address in addresses[host]]
 
-    monkeypatch.setattr(https.anyio, "getaddrinfo", resolve)
+    monkeypatch.setattr(https.anyio, "getaddrinfo", resolve)  # pyright: ignore[reportPrivateImportUsage]
     monkeypatch.setattr(https, "is_public", lambda address: address == "127.0.0.1" or real(address))
     monkeypatch.setattr(
         https, "_ssl_context", lambda: ssl.create_default_context(cafile=certificate / "cert.pem")
@@ -179,13 +179,13 @@ def test_a_name_with_a_private_address_is_not_connected_to(names, port, address)
 def test_the_address_that_was_checked_is_connected_to(names, port, monkeypatch):
     """DNS rebinding: a second answer of the name server has no effect, as there is no second question."""
     asked = []
-    resolve = https.anyio.getaddrinfo
+    resolve = https.anyio.getaddrinfo  # pyright: ignore[reportPrivateImportUsage]
 
     async def once(host, *args, **kwargs):
         asked.append(host)
         return await resolve(host, *args, **kwargs)
 
-    monkeypatch.setattr(https.anyio, "getaddrinfo", once)
+    monkeypatch.setattr(https.anyio, "getaddrinfo", once)  # pyright: ignore[reportPrivateImportUsage]
     assert fetched(f"https://{HOST}:{port}/", port) == CONTENT
     assert [host for host in asked if host == HOST] == [HOST]
 

@@ -93,7 +93,7 @@ def test_what_is_refused_by_default(url, code):
 def test_bytes_are_counted_before_decoding(monkeypatch):
     from vlm_serve.api.guard import images
 
-    monkeypatch.setattr(images.binascii, "a2b_base64", None)
+    monkeypatch.setattr(images.binascii, "a2b_base64", None)  # pyright: ignore[reportPrivateImportUsage]
     assert refusal(data_url(b"x" * 200), max_image_bytes=100).code == "image_too_large"
     assert refusal(data_url(b"x" * 5000), max_image_bytes=100).code == "image_too_large"
 

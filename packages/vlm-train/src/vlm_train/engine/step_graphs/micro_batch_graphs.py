@@ -148,7 +148,7 @@ class MicroBatchGraphs:
         on_gpu = inputs["scale"].is_cuda
         before = torch.cuda.memory_allocated() if on_gpu else 0
         if self._grads and fresh:
-            torch._foreach_zero_(self._grads)
+            _zero(self._grads)
         if self._grads:
             self._give_gradients()
         loss = self._passes(inputs)
@@ -183,7 +183,7 @@ class MicroBatchGraphs:
     def _another(self, own: Inputs, *, fresh: bool) -> _Graph:
         def run() -> Tensor:
             if fresh:
-                torch._foreach_zero_(self._grads)
+                _zero(self._grads)
             return self._passes(own)
 
         self._give_gradients()
@@ -249,3 +249,8 @@ def _random_states() -> list[Tensor]:
 def _digests(loss: Tensor, parameters: Sequence[nn.Parameter]) -> Tensor:
     """The bits of a loss and of all gradients."""
     return torch.stack([bits(t) for t in (loss, *(p.grad for p in parameters if p.grad is not None))])
+
+
+def _zero(tensors: list[Tensor]) -> None:
+    """In as few launches as torch's optimizers need."""
+    torch._foreach_zero_(tensors)  # pyright: ignore[reportPrivateImportUsage]
