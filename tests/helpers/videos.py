@@ -4,8 +4,10 @@ import io
 import struct
 from fractions import Fraction
 
-import av
 import numpy as np
+import pytest
+
+av = pytest.importorskip("av")  # the extra `video`
 
 CODECS = {
     "mp4": "libx264",
