@@ -81,8 +81,8 @@ def served_model(shape: tuple[int, int, int] = SHAPE_130M, side: int = 64) -> VL
     return VLM(tower, MLPConfig().build(tower.dim, llm.dim), llm).eval()
 
 
-def engine_of(model: VLM, **settings: object) -> LocalEngine:
-    return LocalEngine(model, TEMPLATE, EngineSettings(**settings))  # pyright: ignore[reportArgumentType]
+def engine_of(model: VLM, settings: EngineSettings = EngineSettings()) -> LocalEngine:  # noqa: B008  it is frozen
+    return LocalEngine(model, TEMPLATE, settings)
 
 
 def question(draw: random.Random, words: int) -> str:
@@ -175,7 +175,7 @@ def closed(engine: LocalEngine) -> None:
 
 def warm(model: VLM) -> None:
     """Kernels are compiled and weights are in memory."""
-    engine = engine_of(model, cache_bytes=0)
+    engine = engine_of(model, EngineSettings(cache_bytes=0))
     sampling = SamplingParams(max_tokens=3, temperature=0.0)
     asyncio.run(recorded(engine, chat_request("what", sampling)))
     closed(engine)

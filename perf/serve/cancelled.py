@@ -30,6 +30,7 @@ from perf.lib.tables import number, table
 
 from vlm_serve.engine.local import LocalEngine
 from vlm_serve.engine.request import GenerationRequest, SamplingParams
+from vlm_serve.engine.settings import EngineSettings
 
 STREAMS, CLIENTS, KINDS = 10_000, 48, 20
 STAYS = SamplingParams(max_tokens=6, temperature=0.8, seed=1)
@@ -71,7 +72,7 @@ def main() -> None:
     options = start(parser(__doc__, rounds=1))
     model = served_model(TINY)
     warm(model)
-    engine = engine_of(model, cache_bytes=0, queue=2 * CLIENTS)
+    engine = engine_of(model, EngineSettings(cache_bytes=0, queue=2 * CLIENTS))
 
     async def alone() -> dict[int, str]:
         return {number: (await recorded(engine, staying(number))).text for number in range(KINDS)}

@@ -33,6 +33,7 @@ from perf.lib.tables import number, ratio, table
 from vlm_core.model import VLM
 from vlm_serve.engine.local import LocalEngine
 from vlm_serve.engine.request import GenerationRequest, SamplingParams
+from vlm_serve.engine.settings import EngineSettings
 
 SMOKE = (32, 2, 50280)
 QUESTIONS, WORDS, TOKENS = 16, 8, 2
@@ -59,7 +60,7 @@ def requests_on(seed: int, side: int) -> list[GenerationRequest]:
 def measured(model: VLM, seed: int, side: int) -> dict[str, float]:
     """Seconds of each way."""
     known = requests_on(seed, side)
-    plain, cached = engine_of(model, cache_bytes=0), engine_of(model)
+    plain, cached = engine_of(model, EngineSettings(cache_bytes=0)), engine_of(model)
     other = chat_request("what", SamplingParams(max_tokens=1), noise_image(seed, side))
     times, answers = {}, {}
     times["without"], answers["without"] = seconds_of(plain, known)

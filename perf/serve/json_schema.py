@@ -35,6 +35,7 @@ from perf.lib.tables import number, table
 from vlm_core.model import VLM
 from vlm_serve.engine.batching.answer import Answer
 from vlm_serve.engine.request import Event, Grammar, SamplingParams
+from vlm_serve.engine.settings import EngineSettings
 
 SCHEMA = {
     "type": "object",
@@ -75,7 +76,7 @@ def fits(text: str) -> bool:
 def valid(samples: int) -> tuple[int, int, int]:
     """(samples that ended, of these valid ones, different ones)."""
     model = served_model(TINY)
-    engine = engine_of(model, slots=64, queue=samples)
+    engine = engine_of(model, EngineSettings(slots=64, queue=samples))
     grammar = Grammar("json_schema", json.dumps(SCHEMA))
 
     async def ask(seed: int) -> str:
@@ -103,7 +104,7 @@ class Live:
     """Sixteen answers that are decoded step by step."""
 
     def __init__(self, model: VLM, grammar: Grammar | None) -> None:
-        engine, draw = engine_of(model, cache_bytes=0), random.Random(0)
+        engine, draw = engine_of(model, EngineSettings(cache_bytes=0)), random.Random(0)
         closed(engine)  # its thread; the steps are taken here
         self.scheduler = engine.scheduler
         for seed in range(ROWS):

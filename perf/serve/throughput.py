@@ -43,6 +43,7 @@ from vlm_core.generation.sampling import GenerationConfig
 from vlm_core.model import VLM
 from vlm_core.text.render import Message, render
 from vlm_serve.engine.request import GenerationRequest, SamplingParams
+from vlm_serve.engine.settings import EngineSettings
 
 SMOKE = (32, 2, 50280)
 CLIENTS, WORDS, TOKENS = 16, 64, 96
@@ -91,7 +92,11 @@ def asked(draw: random.Random, tokens: int) -> GenerationRequest:
 
 def live(model: VLM, tokens: int) -> tuple[Rate, list[Record]]:
     """(rate while all clients have a request, the requests after each client's first)."""
-    engine, records, arrivals = engine_of(model, slots=CLIENTS, cache_bytes=0), [], random.Random(2)
+    engine, records, arrivals = (
+        engine_of(model, EngineSettings(slots=CLIENTS, cache_bytes=0)),
+        [],
+        random.Random(2),
+    )
     marks: list[tuple[tuple[float, float], int]] = []
 
     def mark() -> None:
@@ -121,7 +126,7 @@ def live(model: VLM, tokens: int) -> tuple[Rate, list[Record]]:
 
 def prefill(model: VLM, tokens: int, count: int = 8) -> float:
     """Median seconds to the first token of an idle engine."""
-    engine, draw = engine_of(model, cache_bytes=0), random.Random(3)
+    engine, draw = engine_of(model, EngineSettings(cache_bytes=0)), random.Random(3)
 
     async def one_by_one() -> list[float]:
         first = []

@@ -82,11 +82,11 @@ def reply(status: str, body: bytes | str, *headers: str, kind: str = "applicatio
     return "\r\n".join([*head, "", ""]).encode() + (body.encode() if isinstance(body, str) else body)
 
 
-def event(text: str | None = None, reason: str | None = None, **fields: Any) -> str:
+def event(text: str | None = None, reason: str | None = None) -> str:
     """An event of a streamed answer."""
     delta = {} if text is None else {"content": text}
     choices = [{"index": 0, "delta": delta, "finish_reason": reason}]
-    return f"data: {json.dumps({'choices': choices, **fields})}\n\n"
+    return f"data: {json.dumps({'choices': choices})}\n\n"
 
 
 @dataclass

@@ -14,13 +14,17 @@ HI = [{"role": "user", "content": "hi"}]
 STREAM = "text/event-stream"
 
 
-def client(url, **settings):
-    return ChatClient(server_at(url, **settings))
+def client(url):
+    return ChatClient(server_at(url))
 
 
-def failure(url, call=lambda c: c.complete("tiny", HI, Decoding()), **settings):
+def failure(url, call=lambda c: c.complete("tiny", HI, Decoding())):
+    return failure_of(client(url), call)
+
+
+def failure_of(chat_client, call=lambda c: c.complete("tiny", HI, Decoding())):
     with pytest.raises(RequestFailed) as caught:
-        call(client(url, **settings))
+        call(chat_client)
     return caught.value
 
 
@@ -78,8 +82,8 @@ def test_keys_are_sent_and_never_repeated(monkeypatch):
     monkeypatch.setenv("BAD_KEY", "sk-bad-1")
     stub = Stub(key="sk-good")
     with running(stub.app) as url:
-        assert client(url, key_variable="MY_KEY").models()
-        wrong, missing = failure(url, key_variable="BAD_KEY"), failure(url)
+        assert ChatClient(server_at(url, key_variable="MY_KEY")).models()
+        wrong, missing = failure_of(ChatClient(server_at(url, key_variable="BAD_KEY"))), failure(url)
     assert "refuses the API key (401): Incorrect API key provided: [key]" in str(wrong)
     assert "name its variable with --api-key-env (401)" in str(missing)
     assert "authorization" not in stub.headers[-1]
@@ -92,7 +96,7 @@ def test_a_redirect_is_not_followed(monkeypatch):
     with running(target.app) as other:
         for status in ("301 Moved", "302 Found", "303 See", "307 Temporary", "308 Permanent"):
             with raw_server(reply(status, "", f"Location: {other}/v1/chat/completions")) as url:
-                error = failure(url, key_variable="MY_KEY")
+                error = failure_of(ChatClient(server_at(url, key_variable="MY_KEY")))
             assert (
                 f"redirects to {other}/v1/chat/completions ({status[:3]}); redirects are not followed"
                 in str(error)
@@ -189,7 +193,7 @@ def test_no_server_and_no_host():
 def test_a_silent_server_ends_at_the_limit():
     with raw_server(b"", hold=3) as url:
         begun = time.monotonic()
-        error = failure(url, timeout=0.2)
+        error = failure_of(ChatClient(server_at(url, timeout=0.2)))
     assert time.monotonic() - begun < 2
     assert "no answer in 0.2 s; --timeout sets another limit" in str(error)
     assert not error.temporary, "another request of the same length would not be faster"

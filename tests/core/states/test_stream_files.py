@@ -23,8 +23,8 @@ def model(tiny_model):
     return tiny_model
 
 
-def read(model, seen, **options):
-    watcher = Session(model).watch(seen, LLAVA, record=True, **options)
+def read(model, seen, *, as_video=False):
+    watcher = Session(model).watch(seen, LLAVA, record=True, as_video=as_video)
     list(watcher)
     return watcher
 

@@ -1,8 +1,8 @@
 """Engines on a tiny model."""
 
 import pytest
-import torch
 from engine_cases import closed
+from lively_model import make_lively
 
 from vlm_core.model_folder.assemble import load
 from vlm_serve.engine.local import LocalEngine
@@ -13,15 +13,7 @@ from vlm_serve.engine.settings import EngineSettings
 def served(tiny_folder):
     """(model, template), shared by engines: they never change it. Its answers depend on every token and image."""
     model, spec = load(tiny_folder)
-    with torch.no_grad():
-        model.llm.backbone.norm_f.weight.mul_(30)
-        for block in model.llm.backbone.layers:  # a long memory, and logits that differ
-            block.mixer.A_log.sub_(3)
-            block.mixer.x_proj.weight.mul_(10)
-            block.mixer.out_proj.weight.mul_(3)
-        for parameter in model.connector.parameters():
-            parameter.mul_(3)
-    return model, spec.template
+    return make_lively(model), spec.template
 
 
 @pytest.fixture
