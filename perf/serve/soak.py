@@ -112,7 +112,23 @@ def workers(process: psutil.Process) -> list[psutil.Process]:
     return [child for child in process.children() if "spawn_main" in " ".join(child.cmdline())]
 
 
-async def faults(process: psutil.Process, seconds: float) -> None:
+async def ready_workers(process: psutil.Process, address: str) -> list[psutil.Process]:
+    """The workers once one can answer; raises `TimeoutError` after a minute."""
+    async with asyncio.timeout(60):
+        while not await asyncio.to_thread(healthy, address):
+            await asyncio.sleep(0.1)
+    return workers(process)
+
+
+def healthy(address: str) -> bool:
+    try:
+        with urllib.request.urlopen(f"{address}/health", timeout=10):
+            return True
+    except OSError:  # 503, too
+        return False
+
+
+async def faults(process: psutil.Process, address: str, seconds: float) -> None:
     """Kill the worker twice; then let it write no file for a while."""
     begin = time.monotonic()
 
@@ -121,11 +137,11 @@ async def faults(process: psutil.Process, seconds: float) -> None:
 
     for share in KILLS:
         await until(share)
-        for worker in workers(process):
+        for worker in await ready_workers(process, address):
             worker.kill()
             print(f"{time.monotonic() - begin:.0f} s: killed worker {worker.pid}", flush=True)
     await until(FULL[0])
-    limited = workers(process)
+    limited = await ready_workers(process, address)
     for worker in limited:
         worker.rlimit(psutil.RLIMIT_FSIZE, (0, psutil.RLIM_INFINITY))
         print(f"{time.monotonic() - begin:.0f} s: worker {worker.pid} can write no file", flush=True)
@@ -138,7 +154,7 @@ async def faults(process: psutil.Process, seconds: float) -> None:
 async def load(process: psutil.Process, address: str, seconds: float, clients: int) -> Tally:
     tally, end = Tally(), time.monotonic() + seconds
     loops = [client_loop(address, "tiny", seed, end, tally) for seed in range(clients)]
-    await asyncio.gather(faults(process, seconds), *loops)
+    await asyncio.gather(faults(process, address, seconds), *loops)
     return tally
 
 

@@ -195,4 +195,5 @@ def test_the_papers_models_fit_the_papers_machine():
     for row in grid.rows:
         spec, document = grid.spec(row, 0)
         planned = plan(spec, train_section(spec, document), 8, gpu)
-        assert [(stage.strategy, stage.fits) for stage in planned] == [("fsdp2", "yes")] * 2, row.name
+        strategy = "ddp" if row.name == "llm-mamba-1.4b" else "fsdp2"
+        assert [(stage.strategy, stage.fits) for stage in planned] == [(strategy, "yes")] * 2, row.name

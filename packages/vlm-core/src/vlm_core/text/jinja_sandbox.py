@@ -26,6 +26,8 @@ MAX_TOTAL = 1 << 26
 ITEM = 16
 MAX_NUMBER = 1 << 32
 MAX_LOOPS = 200_000
+CALL = 4
+"""Loop iterations that one call counts as: it takes as long."""
 MAX_SECONDS = 5.0
 """A fallback: on an idle machine the bounds above are reached earlier."""
 
@@ -46,10 +48,12 @@ class _Budget:
     text: int = MAX_TOTAL
     end: float = field(default_factory=lambda: time.monotonic() + MAX_SECONDS)
 
-    def loop(self) -> None:
-        self.loops -= 1
+    def loop(self, iterations: int = 1) -> None:
+        self.loops -= iterations
         if self.loops < 0 or time.monotonic() > self.end:
-            raise TooMuch(f"more than {MAX_LOOPS} loop iterations and calls, or {MAX_SECONDS:g} seconds")
+            raise TooMuch(
+                f"more than {MAX_LOOPS} loop iterations ({CALL} for each call), or {MAX_SECONDS:g} seconds"
+            )
 
     def take(self, size: int) -> None:
         self.text -= size
@@ -189,7 +193,7 @@ def _environment() -> Any:
 
         def call(self, context: Any, obj: Any, /, *args: Any, **kwargs: Any) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
             if (budget := _budget.get()) is not None:
-                budget.loop()
+                budget.loop(CALL)
             owner, values = getattr(obj, "__self__", None), [*map(_listed, args)]
             _may_call(str(getattr(obj, "__name__", "")), [owner, *values, *kwargs.values()])
             return _bounded(super().call(context, obj, *values, **kwargs))

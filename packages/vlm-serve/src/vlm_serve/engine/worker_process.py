@@ -6,6 +6,7 @@ import asyncio
 import logging
 import os
 import signal
+import sys
 import threading
 from contextlib import aclosing, suppress
 from dataclasses import dataclass
@@ -68,6 +69,9 @@ def run_worker(connection: Connection, plan: WorkerPlan, parent: int) -> None:
     except UserError as error:
         connection.send(("refused", error.lines))
         return
+    except OSError as error:  # of this moment, such as a full disk: another process tries again later
+        log.error("the model can't be loaded: %s", error)
+        sys.exit(1)
     connection.send(("ready", engine.facts()))
     asyncio.run(_Worker(connection, engine).serve())
     os._exit(0)  # a thread still reads the connection
