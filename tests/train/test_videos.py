@@ -229,7 +229,7 @@ def test_videos_beside_tiles(video_spec):
     tokens = model.image_tokens_by_default
     assert sum(example.sample.image_mask) == (len(video_views) + len(image_views)) * tokens
     answers = []
-    for size in (1, 2, 8):
+    for size in (1, 2, 3, 8):
         settings = HeldOutQA.model_construct(max_new_tokens=4, batch_size=size)
         answers.append([answer.text for answer in ask(model.eval(), list(rows), processor, settings)])
     assert answers[1:] == answers[:1] * 2
