@@ -37,9 +37,9 @@ def order_of(
     blocks = [part.blocks() if isinstance(part, Rows) else None for part in rows.parts]
     if not stage.group_by_length:
         return ShuffledOrder(seed, sizes, per_epoch, blocks=blocks)
-    sizes = sizes_of(rows).astype(np.int64)
-    lengths = torch.from_numpy(sizes[:, 0] // CHARACTERS_PER_TOKEN + image_tokens(sizes))
-    kinds = torch.from_numpy(sizes[:, 1] > 0).long()
+    counts = sizes_of(rows).astype(np.int64)
+    lengths = torch.from_numpy(counts[:, 0] // CHARACTERS_PER_TOKEN + image_tokens(counts))
+    kinds = torch.from_numpy(counts[:, 1] > 0).long()
     return ShuffledOrder(
         seed, sizes, per_epoch, lengths=lengths, kinds=kinds, batch_size=stage.batch_size, blocks=blocks
     )

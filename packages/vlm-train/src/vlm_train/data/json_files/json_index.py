@@ -118,7 +118,7 @@ def _build(file: BinaryIO, path: Path, ignore: Sequence[str]) -> Index:
     if not columns:
         raise UserError(f"{path}: has no rows")
     rows = np.empty(count, ROW)
-    for name, column in zip(ROW.names or (), np.array(columns).reshape(-1, len(ROW)).T, strict=True):
+    for name, column in zip(ROW.names or (), np.array(columns).reshape(count, -1).T, strict=True):
         rows[name] = column
     index = Index(rows, faults, bytes(names), opened_by_gpt, sha256(path))
     if fingerprint(file, path) != before:
