@@ -21,6 +21,7 @@ from torch import Generator, Tensor, nn
 from vlm_core.errors import UserError
 from vlm_core.numerics.frozen_modules import Part, running_statistics
 from vlm_core.preprocessing import Preprocessing
+from vlm_core.states.decode_slots import DecodeSlots
 
 PADDING = -1
 """Segment number of padding: no other position depends on these positions, and they depend on none."""
@@ -178,7 +179,6 @@ class GraphDecoder(Protocol):
 
     def start(self, state: State, ids: Tensor, generator: Generator) -> None:
         """Continue from a state with ids (B), which it does not include. Later draws are those of `generator`."""
-        ...
 
     def step(self) -> Callable[[], list[int]]:
         """Process the last ids and choose the next, without waiting for the GPU. -> what waits for and returns them.
@@ -197,7 +197,6 @@ class GraphDecoder(Protocol):
 
     def close(self) -> None:
         """Another answer may use the decoder from now on."""
-        ...
 
 
 class LanguageModel(Part, ABC, Generic[S]):
@@ -268,6 +267,10 @@ class LanguageModel(Part, ABC, Generic[S]):
 
     def cuda_graph_decoder(self, state: S, sampler: Sampler) -> GraphDecoder | None:
         """A faster decoder for states like this one, with the same results; None if there is none. Call `start`."""
+        return None
+
+    def decode_slots(self, count: int) -> DecodeSlots | None:
+        """Memory for `count` sequences that are decoded together; None if the model has none, or can't have it now."""
         return None
 
     def state_from_tensors(self, tensors: Mapping[str, Tensor]) -> S:

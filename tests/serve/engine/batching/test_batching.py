@@ -34,24 +34,23 @@ def test_transformers_are_decoded_one_by_one(transformers_model):
 
 
 def test_a_model_whose_logits_depend_on_the_number_of_rows_is_padded(served, monkeypatch):
-    step = decode_groups.decode_step
+    logits_of = decode_groups._logits_of
 
-    def by_rows(model, state, ids):
-        logits, state = step(model, state, ids)
-        return logits + len(ids), state
+    def by_rows(model, states, ids, rows):
+        return logits_of(model, states, ids, rows) + len(rows)
 
-    monkeypatch.setattr(decode_groups, "decode_step", by_rows)
+    monkeypatch.setattr(decode_groups, "_logits_of", by_rows)
     assert Batching.of(served[0]) == Batching(ROWS, padded=True)
 
 
 def test_a_model_whose_logits_depend_on_the_company_is_decoded_one_by_one(served, monkeypatch):
-    step = decode_groups.decode_step
+    logits_of = decode_groups._logits_of
 
-    def by_company(model, state, ids):
-        logits, state = step(model, state, ids)
-        return logits + logits.mean(), state
+    def by_company(model, states, ids, rows):
+        logits = logits_of(model, states, ids, rows)
+        return logits + logits.mean()
 
-    monkeypatch.setattr(decode_groups, "decode_step", by_company)
+    monkeypatch.setattr(decode_groups, "_logits_of", by_company)
     assert Batching.of(served[0]) == Batching(1)
 
 

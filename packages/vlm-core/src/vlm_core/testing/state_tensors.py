@@ -112,3 +112,26 @@ class StateTensorTests:
             expected = lm.join_states([states[i] for i in indices]).to_tensors()
             for name, tensor in taken.items():
                 assert torch.equal(tensor, expected[name]), name
+
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+    @torch.inference_mode()
+    def test_sequences_in_slots_continue_bit_by_bit_as_joined_states(
+        self, llm_config: LLMConfig, dtype: torch.dtype
+    ) -> None:
+        """Wherever they were put, and moved to."""
+        lm, x, _ = self._random_model_and_input(llm_config, dtype, False)
+        states = [lm(x[i : i + 1, : 2 + i])[1] for i in range(3)]
+        slots = lm.decode_slots(3)
+        if slots is None:
+            return
+        for slot, i in enumerate((0, 2, 1)):
+            slots.put(slot, states[i])
+        slots.move(2, 1)
+        joined = lm.join_states(states[:2])
+        for position in range(5, LENGTH):
+            expected, joined = lm(x[:2, [position]], state=joined)
+            assert torch.equal(slots.step(x[:2, [position]]), expected), f"position {position}"
+        taken, expected = slots.take(1).to_tensors(), lm.take_sequences(joined, [1]).to_tensors()
+        assert all(torch.equal(taken[name], expected[name]) for name in expected)
+        slots.step(x[:3, [0]])
+        assert all(torch.equal(tensor, expected[name]) for name, tensor in taken.items()), "a copy"
