@@ -12,6 +12,7 @@ from contextlib import aclosing
 from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from PIL import Image
@@ -151,6 +152,23 @@ async def recorded(
 
 def finished(record: Record) -> bool:
     return isinstance(record.last, Finished)
+
+
+class Rate(NamedTuple):
+    """Tokens a second, and tokens a second of processor time: with one thread, a busy machine changes it little."""
+
+    by_clock: float
+    by_processor: float
+
+    @classmethod
+    def since(cls, begin: tuple[float, float], end: tuple[float, float], tokens: int) -> Rate:
+        """Of so many tokens between two values of `clocks`."""
+        return cls(tokens / (end[0] - begin[0]), tokens / (end[1] - begin[1]))
+
+
+def clocks() -> tuple[float, float]:
+    """Seconds of the clock and of the processor."""
+    return time.perf_counter(), time.process_time()
 
 
 def rss() -> int:
