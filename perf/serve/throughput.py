@@ -52,6 +52,8 @@ SMOKE = (32, 2, 50280)
 CLIENTS, WORDS, TOKENS = 16, 64, 96
 REQUESTS = 4
 """Of each client."""
+SHARES = (0.5, 0.99)
+"""Percentiles of the time to the first token."""
 Peers = dict[str, Callable[[], Rate]]
 
 
@@ -98,24 +100,26 @@ def live(model: VLM, tokens: int) -> tuple[Rate, float, list[Record]]:
             mark()
             await asyncio.sleep(draw.expovariate(20))
 
-    pause = prefill(model, tokens, 1)
+    pause, _ = prefill(model, tokens, 1)
 
     async def measure() -> None:
         await asyncio.gather(*(client(n, arrivals.random() * 2 * CLIENTS * pause) for n in range(CLIENTS)))
 
     asyncio.run(measure())
     closed(engine)
-    last = next(i for i in range(len(marks)) if i >= (REQUESTS - 1) * CLIENTS)  # later some have ended
-    (begin, begun), (end, ended) = marks[CLIENTS], marks[last]
+    (begin, begun), (end, ended) = (
+        marks[CLIENTS],
+        marks[(REQUESTS - 1) * CLIENTS],
+    )  # later some have no request
     generated, read = (after - before for before, after in zip(begun, ended, strict=True))
     return Rate.since(begin, end, generated), read / generated, records
 
 
-def prefill(model: VLM, tokens: int, count: int = 8) -> float:
-    """Median seconds to the first token of an idle engine."""
+def prefill(model: VLM, tokens: int, count: int = 8) -> tuple[float, float]:
+    """Median seconds to the first token of an idle engine, by the clock and of processor time."""
     engine, draw = engine_of(model, EngineSettings(cache_bytes=0)), random.Random(3)
 
-    async def one_by_one() -> list[float]:
+    async def one_by_one() -> list[tuple[float, float]]:
         first = []
         for _ in range(count):
             request = asked(draw, tokens)
@@ -123,7 +127,8 @@ def prefill(model: VLM, tokens: int, count: int = 8) -> float:
         await engine.close(0)
         return first
 
-    return statistics.median(asyncio.run(one_by_one()))
+    clock, processor = zip(*asyncio.run(one_by_one()), strict=True)
+    return statistics.median(clock), statistics.median(processor)
 
 
 def contestants(options: Namespace, shape: tuple[int, int, int], tokens: int, stack: ExitStack) -> Peers:
@@ -146,10 +151,11 @@ def measured(model: VLM, tokens: int, peers: Peers) -> tuple[list[float], list[s
     batches.append(fixed_batch(model, tokens))  # before and after
     others = [Rate(*map(statistics.mean, zip(*batches, strict=True))), *(run() for run in peers.values())]
     shares = [by / other for theirs in others for by, other in zip(rate, theirs, strict=True)]
-    first = [record.first_token / alone for record in records]
+    waits = zip(*(record.first_token for record in records), strict=True)
+    first = [[seconds / unit for seconds in column] for column, unit in zip(waits, alone, strict=True)]
     rates = [number(one.by_clock) for one in (rate, *others)]
-    cells = [*rates, number(1000 * alone), f"{read:.2f}", str(len(records)), load()]
-    return [*shares, percentile(first, 0.5), percentile(first, 0.99)], cells
+    cells = [*rates, number(1000 * alone[0]), f"{read:.2f}", str(len(records)), load()]
+    return [*shares, *(percentile(column, share) for share in SHARES for column in first)], cells
 
 
 def rows(model: VLM, tokens: int, rounds: int, peers: Peers) -> Iterator[list[str]]:
@@ -158,10 +164,10 @@ def rows(model: VLM, tokens: int, rounds: int, peers: Peers) -> Iterator[list[st
     for turn in range(rounds):
         values, cells = measured(model, tokens, peers)
         ratios.append(values)
-        yield [str(turn + 1), *map(ratio, values[:-2]), *(f"{v:.2f}" for v in values[-2:]), *cells]
+        yield [str(turn + 1), *map(ratio, values[:-4]), *(f"{v:.2f}" for v in values[-4:]), *cells]
     medians = [statistics.median(values) for values in zip(*ratios, strict=True)]
     blank = [""] * (len(peers) + 6)
-    yield ["median", *map(ratio, medians[:-2]), *(f"{v:.2f}" for v in medians[-2:]), *blank]
+    yield ["median", *map(ratio, medians[:-4]), *(f"{v:.2f}" for v in medians[-4:]), *blank]
 
 
 def main() -> None:
@@ -174,8 +180,9 @@ def main() -> None:
     with ExitStack() as stack:
         peers = contestants(options, shape, tokens, stack)
         names = ["fixed batch", *peers]
-        columns = [f"engine / {name}{kind}" for name in names for kind in ("", ", processor time")]
-        columns += ["first token, median, prefills", "first token, 99 %, prefills"]
+        kinds = ("", ", processor time")
+        columns = [f"engine / {name}{kind}" for name in names for kind in kinds]
+        columns += [f"first token, {share:.0%}, prefills{kind}" for share in SHARES for kind in kinds]
         columns += [f"{name}, tokens/s" for name in ("engine", *names)]
         columns += ["a prefill, ms", "positions read for a token", "requests", "load"]
         table("16 live requests", ["round", *columns], rows(model, tokens, options.rounds, peers))
