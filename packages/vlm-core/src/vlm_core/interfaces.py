@@ -209,7 +209,7 @@ class LanguageModel(Part, ABC, Generic[S]):
     pads_between: bool = True
     """Whether padding is supported between the chunks of a sequence, not only before the first."""
     joins_states: bool = False
-    """Whether the model has `join_states` and `take_sequences`."""
+    """Whether the model has `join_states`."""
     prefill_chunk: int | None = None
     """Positions that a long input is processed in at once, unless the caller says otherwise; None: all."""
 
@@ -270,7 +270,7 @@ class LanguageModel(Part, ABC, Generic[S]):
         return None
 
     def decode_slots(self, count: int) -> DecodeSlots | None:
-        """Memory for `count` sequences that are decoded together; None if the model has none, or can't have it now."""
+        """Memory for `count` sequences that are decoded together; None if the model's states can't share one."""
         return None
 
     def state_from_tensors(self, tensors: Mapping[str, Tensor]) -> S:
@@ -285,10 +285,6 @@ class LanguageModel(Part, ABC, Generic[S]):
     def join_states(self, states: Sequence[S]) -> S:
         """One state of the sequences of all states, in order; their lengths may differ. Not every model can."""
         raise NotImplementedError(f"{type(self).__name__} can't join states")
-
-    def take_sequences(self, state: S, indices: Sequence[int]) -> S:
-        """The state of some sequences of a state, in this order; a copy. For models with `joins_states`."""
-        raise NotImplementedError(f"{type(self).__name__} can't take sequences out of a state")
 
     def save_assets(self, folder: Path) -> None:
         """Write the tokenizer and other small files for `build(assets=folder)`."""

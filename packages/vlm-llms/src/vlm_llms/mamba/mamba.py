@@ -257,10 +257,6 @@ class MambaLM(LanguageModel):
             self._step_in_place, initial_buffers(self.blocks, count, self.backbone.embedding.weight)
         )
 
-    def take_sequences(self, state: MambaState, indices: Sequence[int]) -> MambaState:
-        rows = torch.tensor(indices, device=state[0].conv.device)
-        return state_of([t.index_select(1, rows) for t in buffers_of(state)])
-
     def cuda_graph_decoder(self, state: MambaState, sampler: Sampler) -> CudaGraphDecoder | None:
         """A CUDA graph a token, captured once for a batch size and sampler; None without a GPU and Triton."""
         weight = self.backbone.embedding.weight
