@@ -18,10 +18,10 @@ from typing import Generic, Protocol, Self, TypeVar
 from PIL import Image
 from torch import Generator, Tensor, nn
 
+from vlm_core.decode_slots import DecodeSlots
 from vlm_core.errors import UserError
 from vlm_core.numerics.frozen_modules import Part, running_statistics
 from vlm_core.preprocessing import Preprocessing
-from vlm_core.states.decode_slots import DecodeSlots
 
 PADDING = -1
 """Segment number of padding: no other position depends on these positions, and they depend on none."""

@@ -13,7 +13,7 @@ from vlm_ssm.runtime.huge_pages import with_huge_pages
 
 
 class MambaSlots:
-    """`vlm_core.states.decode_slots.DecodeSlots` of a model whose state has a constant size."""
+    """`vlm_core.decode_slots.DecodeSlots` of a model whose state has a constant size."""
 
     def __init__(self, step: Callable[[Tensor, Buffers], Tensor], buffers: Buffers) -> None:
         """`step`: x (n, 1, M) and the states of n sequences, which it changes -> hidden states (n, 1, M).
