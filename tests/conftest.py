@@ -19,7 +19,6 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # a worker a core: threads would wait f
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
-
 def pytest_collection_finish():
     """What all tests import lives as long as the process: no collection needs to look at it again."""
     gc.collect()
