@@ -38,7 +38,7 @@ ESTIMATES = {}
 
 @pytest.fixture(autouse=True)
 def known_estimates(monkeypatch):
-    """Memory that was estimated for the warning before a run is not estimated again for an equal spec on other files."""
+    """Memory that was estimated for a warning before a run is not estimated again for an equal spec of other files."""
 
     def estimate(spec, model, assumptions, **options):
         shapes = tuple(tuple(parameter.shape) for parameter in model.parameters())
