@@ -1,4 +1,7 @@
-"""Plugin hooks of this package: the `train` section of a spec, and its dataset formats. A hook imports the configs when called."""
+"""Plugin hooks of this package: the `train` section of a spec, and its dataset formats.
+
+A hook imports the configs when it is called.
+"""
 
 from __future__ import annotations
 

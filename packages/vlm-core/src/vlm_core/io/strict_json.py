@@ -70,9 +70,9 @@ def parse_strict_line(line: str, path: str | Path, number: int) -> Any:
     """The value of a line of JSON lines, as `parse_strict` reads it; faster for a line that has nothing unusual."""
     if "\\u" not in line and line.count("[") + line.count("{") <= MAX_DEPTH:
         try:
-            value, end = _DECODER.scan_once(line, 0)
-        except (ValueError, StopIteration):  # `parse_strict` names the fault
-            end = -1
+            value, end = _DECODER.raw_decode(line)
+        except ValueError:  # `parse_strict` names the fault
+            value, end = None, -1
         if end == len(line):
             return value
     return parse_strict(line, path, number, only=True)

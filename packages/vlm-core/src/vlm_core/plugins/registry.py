@@ -67,7 +67,7 @@ class Registry:
         self._kinds: dict[str, dict[str, list[Entry]]] = {}
 
     def of_kind(self, kind: str) -> dict[str, list[Entry]]:
-        """Entries of a kind by name; several where packages claim one name. A hook that fails makes its plugin broken."""
+        """Entries of a kind by name; several where packages claim one name."""
         if kind not in self._kinds:
             entries: dict[str, list[Entry]] = {}
             for plugin in self._plugins:
