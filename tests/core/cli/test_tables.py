@@ -25,7 +25,9 @@ def test_a_narrow_terminal_loses_nothing(width: int) -> None:
     assert sorted("".join(shown.split())) == sorted("".join("".join(("measured", *COLUMNS, *CELLS)).split()))
 
 
-def test_measured_costs_have_a_column_of_mfu_only_where_it_is_known(capsys: pytest.CaptureFixture[str]) -> None:
+def test_measured_costs_have_a_column_of_mfu_only_where_it_is_known(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     cpu = StepCosts(
         stage="instruct",
         device="cpu with 1 thread",
