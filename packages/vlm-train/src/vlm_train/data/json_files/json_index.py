@@ -40,8 +40,15 @@ MIN_CACHED_BYTES = 32 * 2**20
 MAX_NAMES = 2**31
 _FILES = ("rows.npy", "names", "faults.json")
 ROW = np.dtype(
-    [("start", "<i8"), ("size", "<i4"), ("chars", "<i4"), ("images", "<i4"), ("videos", "<i4"), ("crc", "<u4")]
-)  # fmt: skip
+    [
+        ("start", "<i8"),
+        ("size", "<i4"),
+        ("chars", "<i4"),
+        ("images", "<i4"),
+        ("videos", "<i4"),
+        ("crc", "<u4"),
+    ]
+)
 """Of a row: its bytes in the file, characters, images and videos, videos alone, and a checksum."""
 
 
