@@ -2,10 +2,15 @@
 
 import asyncio
 import os
+import re
 import signal
+import subprocess
+import sys
 import time
 from dataclasses import replace
+from pathlib import Path
 
+import full_disk
 import pytest
 from engine_cases import answered, chat, image_file, outcome, request
 
@@ -13,8 +18,9 @@ from vlm_core.errors import UserError
 from vlm_serve.engine.local import LocalEngine
 from vlm_serve.engine.request import Failed, Finished, SamplingParams
 from vlm_serve.engine.settings import EngineSettings
+from vlm_serve.engine.worker import ENDED
 from vlm_serve.engine.worker_process import WorkerPlan
-from vlm_serve.engine.workers import ENDED, Workers
+from vlm_serve.engine.workers import Workers
 
 SETTINGS = EngineSettings()
 
@@ -103,3 +109,17 @@ def test_a_restarted_worker_serves_no_other_content(workers, monkeypatch, caplog
     assert not worker.ready
     assert killed == [1]
     assert "has changed since the server was started: worker 0 on cpu stays ended" in caplog.text
+
+
+def test_a_worker_that_meets_a_full_disk_is_started_again(tiny_folder):
+    """The digest of the tokenizer writes a temporary file."""
+    command = [sys.executable, full_disk.__file__, str(tiny_folder)]
+    environment = {**os.environ, "PYTHONPATH": str(Path(full_disk.__file__).parent)}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300, check=False)
+    assert done.stdout.split() == ["None", "length"], done.stderr
+    assert "Traceback" not in done.stderr
+    lines = done.stderr.splitlines()
+    assert lines[0] == f"worker 0 on cpu ended (exit code {-signal.SIGKILL}); it is started again"
+    refused = re.compile(r"the model can't be loaded: .*(File too large|No usable temporary directory).*")
+    assert refused.fullmatch(lines[1])
+    assert lines[2] == "worker 0 on cpu ended (exit code 1); it is started again"

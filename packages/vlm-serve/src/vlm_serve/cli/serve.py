@@ -80,7 +80,7 @@ def _start_engine(settings: ServerSettings, devices: tuple[str, ...]) -> Engine:
         dtype=settings.dtype,
         trust_remote_code=settings.trust_remote_code,
     )
-    return Workers(plan, devices)
+    return Workers(plan, devices, timeout=settings.worker_timeout)
 
 
 async def _run(

@@ -58,7 +58,7 @@ def run_worker(connection: Connection, plan: WorkerPlan, parent: int) -> None:
     """Serve until told to close. It ignores the signals that end its parent, which closes it; it ends with its parent.
 
     Received: ("submit", number, request), ("cancel", number), ("close", grace). Sent: ("ready", facts) or
-    ("refused", lines), ("event", number, event), ("stats", stats), ("closed",).
+    ("refused", lines), ("event", number, event), ("stats", stats, steps), ("closed",).
     """
     end_with_parent(parent)
     compact_allocator()
@@ -133,5 +133,5 @@ class _Worker:
 
     async def _send_stats(self) -> None:
         while True:
-            self._send("stats", dict(self.engine.stats()))
+            self._send("stats", dict(self.engine.stats()), self.engine.steps())
             await asyncio.sleep(STATS_SECONDS)

@@ -76,6 +76,10 @@ class ServerSettings(BaseModel):
     grace: Seconds = 30.0
     """For answers that were begun, after the server was told to stop."""
 
+    worker_timeout: float = Field(default=300.0, ge=0, le=86_400)
+    """For one step of a worker process, in which it may report no progress; then it is killed and started again. 0:
+    never."""
+
     max_connections: Count = 1024
     max_queue: Count = 256
     """Requests that wait for a slot; more are refused with status 503."""

@@ -38,7 +38,7 @@ class Scheduler:
         self.settings, self.batching = settings, batching
         self.costs = StateCosts.of(self.model)
         self.names = TokenNames(preparer.tokenizer, preparer.grammars)
-        self.waiting: FairQueue[Answer] = FairQueue()
+        self.waiting: FairQueue[Answer] = FairQueue(self._owners)
         self.reading: list[Answer] = []
         self.groups: list[Group[Answer]] = []
         self.counters, self._turn = Counters(), 0
@@ -48,6 +48,10 @@ class Scheduler:
     def live(self) -> list[Answer]:
         """Answers that are being generated."""
         return [answer for group in self.groups for answer in group.members]
+
+    def _owners(self) -> list[str]:
+        """Who has the slots in use."""
+        return [answer.prepared.request.owner for answer in (*self.reading, *self.live)]
 
     @property
     def slots_in_use(self) -> int:
