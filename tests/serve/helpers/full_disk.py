@@ -11,6 +11,7 @@ from pathlib import Path
 
 from engine_cases import answered, chat, request
 
+from vlm_core.cli.output import say
 from vlm_serve.engine.settings import EngineSettings
 from vlm_serve.engine.worker_process import WorkerPlan
 from vlm_serve.engine.workers import Workers
@@ -34,7 +35,7 @@ def main(folder):
     resource.setrlimit(resource.RLIMIT_FSIZE, limit)
     wait_for(lambda: worker.ready)
     (seen,) = answered(workers, request(chat("red")))
-    print(worker.problem, seen.last.reason)
+    say(f"{worker.problem} {seen.last.reason}")
     asyncio.run(workers.close(0))
 
 

@@ -40,7 +40,9 @@ def test_the_next_is_of_an_owner_with_the_fewest_in_use():
         queue.put(item[0], item)
     order = []
     while queue:
-        assert queue.first() == (item := queue.take())
+        first = queue.first()
+        item = queue.take()
+        assert first == item
         order.append(item)
         in_use.append(item[0])
     assert order == ["c1", "d1", "b2", "c2", "a3"]

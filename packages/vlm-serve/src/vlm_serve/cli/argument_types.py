@@ -20,10 +20,10 @@ def size(text: str) -> int:
     return int(match[1]) * _UNITS[match[2]]
 
 
-def seconds(text: str) -> float:
-    """Argument type: seconds, above 0 and at most a day."""
-    if not re.fullmatch(r"[0-9]{1,6}(\.[0-9]{1,6})?", text, re.ASCII) or not 0 < float(text) <= 86_400:
-        raise argparse.ArgumentTypeError(f"expected seconds, above 0 and at most 86400, got {shown(text)}")
+def seconds(text: str, most: int = 86_400) -> float:
+    """Argument type: seconds, above 0 and at most `most`."""
+    if not re.fullmatch(r"[0-9]{1,8}(\.[0-9]{1,6})?", text, re.ASCII) or not 0 < float(text) <= most:
+        raise argparse.ArgumentTypeError(f"expected seconds, above 0 and at most {most}, got {shown(text)}")
     return float(text)
 
 

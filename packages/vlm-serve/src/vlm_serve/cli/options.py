@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -156,6 +157,25 @@ def _add_limits(group: Any) -> None:
         ("--grace", "for answers that were begun when the server is stopped; default 30"),
     ]:
         group.add_argument(name, type=seconds, metavar="S", help=f"seconds {text}")
+    group.add_argument(
+        "--max-responses",
+        type=partial(count, least=0, most=1_000_000),
+        metavar="N",
+        help="stored responses; default 10000; 0: none",
+    )
+    group.add_argument(
+        "--response-memory",
+        dest="response_bytes",
+        type=size,
+        metavar="SIZE",
+        help="of stored responses with their images; default 256MiB",
+    )
+    group.add_argument(
+        "--response-age",
+        type=partial(seconds, most=31_536_000),
+        metavar="S",
+        help="seconds for which a response is stored; default 2592000, 30 days",
+    )
     group.add_argument(
         "--worker-timeout",
         type=seconds_or_never,

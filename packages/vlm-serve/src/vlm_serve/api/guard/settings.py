@@ -80,6 +80,13 @@ class ServerSettings(BaseModel):
     """For one step of a worker process, in which it may report no progress; then it is killed and started again. 0:
     never."""
 
+    max_responses: int = Field(default=10_000, ge=0, le=1_000_000)
+    """Stored responses; beyond this and the next limit the least recently used are dropped. 0: none is stored."""
+    response_bytes: Bytes = 256 * MIB
+    """Of all stored responses, with the images of their conversations."""
+    response_age: float = Field(default=2_592_000.0, gt=0, le=31_536_000)
+    """Seconds for which a response is stored."""
+
     max_connections: Count = 1024
     max_queue: Count = 256
     """Requests that wait for a slot; more are refused with status 503."""
