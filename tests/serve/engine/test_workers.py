@@ -115,7 +115,7 @@ def test_a_worker_that_meets_a_full_disk_is_started_again(tiny_folder):
     """The digest of the tokenizer writes a temporary file."""
     command = [sys.executable, full_disk.__file__, str(tiny_folder)]
     environment = {**os.environ, "PYTHONPATH": str(Path(full_disk.__file__).parent)}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=600, check=False)
     assert done.stdout.split() == ["None", "length"], done.stderr
     assert "Traceback" not in done.stderr
     lines = done.stderr.splitlines()

@@ -18,7 +18,7 @@ from vlm_serve.engine.workers import Workers
 
 
 def wait_for(condition):
-    end = time.monotonic() + 120
+    end = time.monotonic() + 240
     while not condition():
         assert time.monotonic() < end, "it did not come about"
         time.sleep(0.02)

@@ -207,6 +207,12 @@ def _add_engine(group: Any) -> None:
         help="positions of a prompt that are read between two steps of decoding; default 512",
     )
     group.add_argument(
+        "--image-chunk",
+        type=count,
+        metavar="N",
+        help="views of an image, or frames of a video, that are encoded between two steps of decoding; default 8",
+    )
+    group.add_argument(
         "--cache-memory",
         dest="cache_bytes",
         type=size,

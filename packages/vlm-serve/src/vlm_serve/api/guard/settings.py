@@ -109,6 +109,8 @@ class ServerSettings(BaseModel):
     """Answers computed at once on each device; None: as many as the budget allows."""
     prefill_chunk: Count = 512
     """Positions of a prompt that are read between two steps of decoding."""
+    image_chunk: Count = 8
+    """Views of an image, or frames of a video, that are encoded between two steps of decoding."""
     cache_bytes: int = Field(default=512 * MIB, ge=0, le=2**44)
     """Budget of cached states in memory; 0: no cache."""
     cache_folder: Path | None = None
