@@ -112,7 +112,7 @@ def test_a_restarted_worker_serves_no_other_content(workers, monkeypatch, caplog
 
 
 def test_a_worker_that_meets_a_full_disk_is_started_again(tiny_folder):
-    """The digest of the tokenizer writes a temporary file."""
+    """The digest of the tokenizer writes a temporary file; so do libraries when they are imported."""
     command = [sys.executable, full_disk.__file__, str(tiny_folder)]
     environment = {**os.environ, "PYTHONPATH": str(Path(full_disk.__file__).parent)}
     done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=600, check=False)

@@ -9,13 +9,6 @@ import sys
 import time
 from pathlib import Path
 
-from engine_cases import answered, chat, request
-
-from vlm_core.cli.output import say
-from vlm_serve.engine.settings import EngineSettings
-from vlm_serve.engine.worker_process import WorkerPlan
-from vlm_serve.engine.workers import Workers
-
 
 def wait_for(condition):
     end = time.monotonic() + 240
@@ -25,6 +18,14 @@ def wait_for(condition):
 
 
 def main(folder):
+    """Imports are here: a worker's process imports this file, as it does the command `vlm-serve`."""
+    from engine_cases import answered, chat, request
+
+    from vlm_core.cli.output import say
+    from vlm_serve.engine.settings import EngineSettings
+    from vlm_serve.engine.worker_process import WorkerPlan
+    from vlm_serve.engine.workers import Workers
+
     logging.basicConfig(format="%(message)s")
     workers = Workers(WorkerPlan(Path(folder), EngineSettings(), threads=1))
     (worker,) = workers.workers

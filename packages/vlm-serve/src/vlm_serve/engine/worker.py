@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import multiprocessing
 import os
+import pickle
 import socket
 import threading
 import time
@@ -18,7 +19,8 @@ from vlm_core.errors import UserError
 from vlm_serve.engine.request import Failed, ModelFacts
 from vlm_serve.engine.ticket import CLOSING, Ticket
 from vlm_serve.engine.watchdog import Watchdog
-from vlm_serve.engine.worker_process import WorkerPlan, run_worker
+from vlm_serve.engine.worker_process import WorkerPlan
+from vlm_serve.engine.worker_start import start_worker
 
 log = logging.getLogger(__name__)
 ENDED = Failed("crashed", "the process that answered this request ended; send it again")
@@ -102,7 +104,10 @@ class Worker:
             if self.closing:
                 return False
             self.process = context.Process(
-                target=run_worker, args=(other, self.plan, os.getpid()), name=self.name, daemon=True
+                target=start_worker,
+                args=(other, pickle.dumps(self.plan), os.getpid()),
+                name=self.name,
+                daemon=True,
             )
             self.process.start()
             self._outbox, self._watchdog, self._failure = outbox, Watchdog(), ENDED
