@@ -29,7 +29,12 @@ def seconds(text: str, most: int = 86_400) -> float:
 
 def seconds_or_never(text: str) -> float:
     """Argument type: as `seconds`, or 0."""
-    return 0.0 if text == "0" else seconds(text)
+    if text == "0":
+        return 0.0
+    try:
+        return seconds(text)
+    except argparse.ArgumentTypeError as error:
+        raise argparse.ArgumentTypeError(f"{error}; 0 stands for never") from None
 
 
 def origin(text: str) -> str:
