@@ -145,8 +145,8 @@ class Worker:
             self._watchdog.elapse(POLL_SECONDS)
             limit = self.timeout * (1 if self.ready else LOADING_TIMES)
             if limit and self.stalled > limit:
-                state = "made no progress" if self.ready else "has not loaded the model"
-                log.error("%s %s for %g s: it is killed", self.name, state, limit)
+                state = "made no progress for" if self.ready else "has not loaded the model within"
+                log.error("%s %s %g s: it is killed", self.name, state, limit)
                 self.hangs, self._failure = self.hangs + 1, HUNG
                 self.process.kill()
                 with socket.socket(fileno=os.dup(connection.fileno())) as pipe, suppress(OSError):

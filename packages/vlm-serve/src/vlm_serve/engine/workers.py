@@ -14,7 +14,7 @@ from vlm_core.errors import UserError
 from vlm_core.interfaces import Tokenizer
 from vlm_serve.engine.request import Event, Failed, GenerationRequest, ModelFacts
 from vlm_serve.engine.ticket import CLOSING, FULL, Ticket
-from vlm_serve.engine.worker import TIMEOUT, Worker, sum_of
+from vlm_serve.engine.worker import LOADING_TIMES, TIMEOUT, Worker, sum_of
 from vlm_serve.engine.worker_process import WorkerPlan
 
 RESTARTING = Failed("overloaded", "the model is being loaded again; try again later")
@@ -48,6 +48,11 @@ class Workers:
             raise problem
         if any(worker.facts is None for worker in self.workers):
             self._stop()
+            if any(worker.hangs for worker in self.workers):
+                limit = f"{LOADING_TIMES * timeout:g} s"
+                raise UserError(
+                    f"{plan.folder}: not loaded within {limit}; a longer worker timeout allows more"
+                )
             raise UserError(f"{plan.folder}: a process that loads the model ended; its messages say why")
 
     def _stop(self) -> None:

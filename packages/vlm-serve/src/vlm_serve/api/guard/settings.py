@@ -77,8 +77,7 @@ class ServerSettings(BaseModel):
     """For answers that were begun, after the server was told to stop."""
 
     worker_timeout: float = Field(default=300.0, ge=0, le=86_400)
-    """For one step of a worker process, in which it may report no progress; then it is killed and started again. 0:
-    never."""
+    """For one step of a worker process; one that takes longer is killed and started again. 0: never."""
 
     max_responses: int = Field(default=10_000, ge=0, le=1_000_000)
     """Stored responses; beyond this and the next limit the least recently used are dropped. 0: none is stored."""

@@ -6,6 +6,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from anyio import to_thread
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
@@ -94,8 +95,7 @@ def _items(
     ids, items = {item.id for item in earlier}, list[StoredItem]()
     sent = [None] if isinstance(body.input, str) else body.input
     for item, turn, message in zip(sent, turns, messages, strict=True):
-        name = item.id if item is not None and item.id not in (None, "", *ids) else None
-        name = name or new_id("msg_")
+        name = item.id if item is not None and item.id and item.id not in ids else new_id("msg_")
         ids.add(name)
         role, status = (item.role, item.status) if item is not None else ("user", None)
         urls = tuple(_head(part.url) for part in turn.parts if isinstance(part, Media))
@@ -105,7 +105,7 @@ def _items(
 
 def _head(url: str) -> str:
     """A URL; of a `data:` URL the part before the base64, which is stored as bytes."""
-    return url.partition(",")[0] + "," if url[:5].lower() == "data:" else url
+    return url[: url.find(",") + 1] if url[:5].lower() == "data:" else url
 
 
 def _echo(body: ResponseBody, params: SamplingParams, model: str) -> dict[str, Any]:
@@ -143,8 +143,8 @@ async def retrieve(request: Request) -> Response:
 
 async def input_items(request: Request) -> Response:
     """What the response answered: the messages of its conversation before its own."""
-    items = _stored(request).items[:-1]
-    return JSONResponse(item_list(items, item_query(request.query_params.multi_items())))
+    items, query = _stored(request).items[:-1], item_query(request.query_params.multi_items())
+    return await to_thread.run_sync(lambda: JSONResponse(item_list(items, query)))  # images may be large
 
 
 def _stored(request: Request) -> StoredResponse:
