@@ -6,13 +6,13 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 
-import full_disk
 import pytest
+import worker_faults
 from engine_cases import answered, chat, image_file, outcome, request
+from worker_faults import wait_for
 
 from vlm_core.errors import UserError
 from vlm_serve.engine.local import LocalEngine
@@ -30,13 +30,6 @@ def workers(tiny_folder):
     workers = Workers(WorkerPlan(tiny_folder, SETTINGS, threads=1), ["cpu", "cpu"])
     yield workers
     asyncio.run(workers.close(0))
-
-
-def wait_for(condition, seconds=60):
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "it did not come about"
-        time.sleep(0.02)
 
 
 def test_answers_are_those_of_a_local_engine(workers, tiny_folder):
@@ -113,8 +106,8 @@ def test_a_restarted_worker_serves_no_other_content(workers, monkeypatch, caplog
 
 def test_a_worker_that_meets_a_full_disk_is_started_again(tiny_folder):
     """The digest of the tokenizer writes a temporary file; so do libraries when they are imported."""
-    command = [sys.executable, full_disk.__file__, str(tiny_folder)]
-    environment = {**os.environ, "PYTHONPATH": str(Path(full_disk.__file__).parent)}
+    command = [sys.executable, worker_faults.__file__, str(tiny_folder)]
+    environment = {**os.environ, "PYTHONPATH": str(Path(worker_faults.__file__).parent)}
     done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=600, check=False)
     assert done.stdout.split() == ["None", "length"], done.stderr
     assert "Traceback" not in done.stderr

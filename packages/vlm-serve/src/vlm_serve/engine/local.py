@@ -29,7 +29,7 @@ from vlm_serve.engine.batching.scheduler import Scheduler
 from vlm_serve.engine.prepare import Preparer
 from vlm_serve.engine.request import Event, Failed, GenerationRequest, ModelFacts
 from vlm_serve.engine.settings import EngineSettings
-from vlm_serve.engine.ticket import CLOSING, FULL, Ticket
+from vlm_serve.engine.ticket import CLOSING, FULL, Ticket, is_full
 
 log = logging.getLogger(__name__)
 
@@ -85,7 +85,7 @@ class LocalEngine:
         if self._closing:
             yield CLOSING
             return
-        if self._waiting >= self.settings.queue:
+        if is_full(self._waiting, self.settings.queue, request.owner, self._tickets):
             yield FULL
             return
         ticket = Ticket(request)

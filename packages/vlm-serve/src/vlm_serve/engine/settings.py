@@ -21,7 +21,7 @@ class EngineSettings:
     state_bytes: int | None = None
     """Budget of the live states together; None: that of all slots."""
     queue: int = 256
-    """Requests that may wait for a slot; more are refused as `overloaded`."""
+    """Requests that may wait for a slot; more are refused as `overloaded`, but for an owner below an equal share."""
     max_positions: int = 16384
     """Positions that a prompt and its answer may have together."""
     prefill_chunk: int = 512

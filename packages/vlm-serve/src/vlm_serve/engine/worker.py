@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import multiprocessing
 import os
-import pickle
 import socket
 import threading
 import time
@@ -100,12 +99,13 @@ class Worker:
         context = multiprocessing.get_context("spawn")
         connection, other = context.Pipe()
         outbox, ended = SimpleQueue[Any](), threading.Event()
+        outbox.put(self.plan)
         with self._lock:  # `close` must find the process that it ends
             if self.closing:
                 return False
             self.process = context.Process(
                 target=start_worker,
-                args=(other, pickle.dumps(self.plan), os.getpid()),
+                args=(other, os.getpid()),
                 name=self.name,
                 daemon=True,
             )

@@ -13,7 +13,7 @@ from functools import partial
 from vlm_core.errors import UserError
 from vlm_core.interfaces import Tokenizer
 from vlm_serve.engine.request import Event, Failed, GenerationRequest, ModelFacts
-from vlm_serve.engine.ticket import CLOSING, FULL, Ticket
+from vlm_serve.engine.ticket import CLOSING, FULL, Ticket, is_full
 from vlm_serve.engine.worker import LOADING_TIMES, TIMEOUT, Worker, sum_of
 from vlm_serve.engine.worker_process import WorkerPlan
 
@@ -65,7 +65,8 @@ class Workers:
         if self._closing:
             yield CLOSING
             return
-        if len(self._tickets) >= len(self.workers) * (self.plan.settings.queue + self.plan.settings.slots):
+        limit = len(self.workers) * (self.plan.settings.queue + self.plan.settings.slots)
+        if is_full(len(self._tickets), limit, request.owner, self._tickets):
             yield FULL
             return
         ticket, number = Ticket(request), next(self._numbers)
