@@ -58,6 +58,7 @@ def goes_on(workers, caplog, hangs):
     assert stats["worker_stalled_seconds"] < SHORT
 
 
+@pytest.mark.slow
 def test_a_process_that_is_stopped_or_has_a_thread_that_never_returns(workers, caplog):
     process = workers.workers[0].process
     outcomes = hung(workers, request(chat("blue"), LONG), lambda worker: os.kill(process.pid, signal.SIGSTOP))

@@ -104,6 +104,7 @@ def test_a_restarted_worker_serves_no_other_content(workers, monkeypatch, caplog
     assert "has changed since the server was started: worker 0 on cpu stays ended" in caplog.text
 
 
+@pytest.mark.slow
 def test_a_worker_that_meets_a_full_disk_is_started_again(tiny_folder):
     """The digest of the tokenizer writes a temporary file; so do libraries when they are imported."""
     command = [sys.executable, worker_faults.__file__, str(tiny_folder)]

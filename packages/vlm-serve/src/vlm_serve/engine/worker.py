@@ -97,18 +97,14 @@ class Worker:
     def _serve(self) -> bool:
         """One process, from its start to its end -> whether it became ready."""
         context = multiprocessing.get_context("spawn")
-        connection, other = context.Pipe()
         outbox, ended = SimpleQueue[Any](), threading.Event()
         outbox.put(self.plan)
         with self._lock:  # `close` must find the process that it ends
             if self.closing:
                 return False
-            self.process = context.Process(
-                target=start_worker,
-                args=(other, os.getpid()),
-                name=self.name,
-                daemon=True,
-            )
+            connection, other = context.Pipe()
+            arguments = other, os.getpid()
+            self.process = context.Process(target=start_worker, args=arguments, name=self.name, daemon=True)
             self.process.start()
             self._outbox, self._watchdog, self._failure = outbox, Watchdog(), ENDED
         other.close()
