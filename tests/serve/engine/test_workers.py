@@ -113,7 +113,7 @@ def test_a_worker_that_meets_a_full_disk_is_started_again(tiny_folder):
     assert done.stdout.split() == ["None", "length"], done.stderr
     assert "Traceback" not in done.stderr
     lines = done.stderr.splitlines()
-    assert lines[0] == f"worker 0 on cpu ended (exit code {-signal.SIGKILL}); it is started again"
+    assert lines[0].startswith(f"worker 0 on cpu ended (exit code {-signal.SIGKILL}); it is started again")
     refused = re.compile(r"the model can't be loaded: .*(File too large|No usable temporary directory).*")
     assert refused.fullmatch(lines[1])
-    assert lines[2] == "worker 0 on cpu ended (exit code 1); it is started again"
+    assert lines[2].startswith("worker 0 on cpu ended (exit code 1); it is started again")
