@@ -113,6 +113,28 @@ def test_slots_go_to_owners_in_turn(steps):
     assert sum(bool(receiver.events) for receiver in many) == 1
 
 
+def test_a_free_slot_goes_to_the_owner_with_the_fewest(steps):
+    """One owner has all slots and more requests; each slot that gets free is another's until all have as many."""
+    engine = steps(slots=6)
+    many = [engine.add("red", owner="a") for _ in range(20)]
+    engine.run(7)
+    assert sum(bool(receiver.events) for receiver in many) == 6
+    others = {owner: [engine.add("red", owner=owner) for _ in range(4)] for owner in "bc"}
+    shares = []
+    for receiver in many[:4]:
+        receiver.cancelled = True
+        engine.run(2)
+        shares.append("".join(sorted(answer.prepared.request.owner for answer in engine.scheduler.live)))
+    assert shares == ["aaaaab", "aaaabc", "aaabbc", "aabbcc"]
+    others["b"][0].cancelled = True
+    engine.run(2)
+    assert [sum(bool(receiver.events) for receiver in others[owner]) for owner in "bc"] == [3, 2]
+    for receiver in (*others["b"], *others["c"]):
+        receiver.cancelled = True
+    engine.run(10)
+    assert [answer.prepared.request.owner for answer in engine.scheduler.live] == ["a"] * 6
+
+
 def test_states_have_a_budget(steps, served):
     engine = steps(slots=10)
     size = engine.scheduler.costs.bytes(1)

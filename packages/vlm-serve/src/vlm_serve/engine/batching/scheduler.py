@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 
 from vlm_core.errors import UserError
-from vlm_core.generation.generate import Session
 from vlm_core.generation.prefix_reader import PrefixReader
 from vlm_serve.engine.batching.answer import CRASHED, NOT_FINITE, Answer, Counters
 from vlm_serve.engine.batching.decode_groups import Batching, Group
@@ -38,16 +37,20 @@ class Scheduler:
         self.settings, self.batching = settings, batching
         self.costs = StateCosts.of(self.model)
         self.names = TokenNames(preparer.tokenizer, preparer.grammars)
-        self.waiting: FairQueue[Answer] = FairQueue()
+        self.waiting: FairQueue[Answer] = FairQueue(self._owners)
         self.reading: list[Answer] = []
         self.groups: list[Group[Answer]] = []
         self.counters, self._turn = Counters(), 0
-        self.kept_turns = KeptTurns(preparer, settings.prefill_chunk)
+        self.kept_turns = KeptTurns(preparer, settings)
 
     @property
     def live(self) -> list[Answer]:
         """Answers that are being generated."""
         return [answer for group in self.groups for answer in group.members]
+
+    def _owners(self) -> list[str]:
+        """Who has the slots in use."""
+        return [answer.prepared.request.owner for answer in (*self.reading, *self.live)]
 
     @property
     def slots_in_use(self) -> int:
@@ -103,7 +106,7 @@ class Scheduler:
             if budget is not None and self.state_bytes + first.bytes > budget:
                 return
             answer = self.waiting.take()
-            answer.session = Session(self.model, prefill_chunk=self.settings.prefill_chunk)
+            answer.session = self.settings.session(self.model)
             answer.steps = self.reader.steps(answer.session, answer.prepared.plan, answer.prepared.owner)
             self.reading.append(answer)
 
