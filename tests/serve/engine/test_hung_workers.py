@@ -4,6 +4,7 @@ import asyncio
 import os
 import signal
 import time
+from types import SimpleNamespace
 
 import pytest
 from engine_cases import answered, chat, outcome, request
@@ -105,3 +106,17 @@ def test_a_model_whose_loading_never_ends(tiny_folder, caplog):
     with pytest.raises(UserError, match="not loaded within 2 s; a longer worker timeout allows more"):
         Workers(HangingPlan(tiny_folder, EngineSettings(), load=False), timeout=0.5)
     assert "worker 0 on cpu has not loaded the model within 2 s: it is killed" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("stalled", "requests", "chosen"),
+    [((0.5, 0.4), (1, 3), 0), ((6.0, 0.5), (0, 3), 1), ((6.0, 7.0), (2, 1), 1)],
+)
+def test_a_worker_that_is_late_gets_requests_last(stalled, requests, chosen):
+    workers = object.__new__(Workers)
+    workers._closing = False
+    workers.workers = [
+        SimpleNamespace(ready=True, stalled=seconds, tickets=range(count))
+        for seconds, count in zip(stalled, requests, strict=True)
+    ]
+    assert asyncio.run(workers._least_loaded()) is workers.workers[chosen]
