@@ -73,6 +73,26 @@ def test_a_process_that_is_stopped_or_has_a_thread_that_never_returns(workers, c
         goes_on(workers, caplog, hangs)
 
 
+@pytest.mark.slow
+def test_a_process_that_can_t_be_killed_is_left(workers, caplog, monkeypatch):
+    """As one that waits in a driver: its requests fail, and another is started beside it."""
+    (worker,) = workers.workers
+    process, hangs = worker.process, worker.hangs
+    monkeypatch.setattr(process, "kill", lambda: None)
+    monkeypatch.setattr("vlm_serve.engine.worker.KILL_WAIT", 0.5)
+    try:
+        outcomes = hung(
+            workers, request(chat("blue"), LONG), lambda worker: os.kill(process.pid, signal.SIGSTOP)
+        )
+        assert [one.last for one in outcomes] == [HUNG] * 3
+        wait_for(lambda: worker.process is not process)
+        assert process.is_alive()
+        assert f"worker 0 on cpu: process {process.pid} can't be killed, and is left" in caplog.text
+        goes_on(workers, caplog, hangs + 1)
+    finally:
+        os.kill(process.pid, signal.SIGKILL)
+
+
 def test_a_busy_process_is_not_killed(workers):
     """More than the limit passes, but each step ends."""
     (worker,) = workers.workers
