@@ -4,6 +4,7 @@ import asyncio
 import os
 import signal
 import time
+from types import SimpleNamespace
 
 import pytest
 from engine_cases import answered, chat, outcome, request
@@ -72,6 +73,26 @@ def test_a_process_that_is_stopped_or_has_a_thread_that_never_returns(workers, c
         goes_on(workers, caplog, hangs)
 
 
+@pytest.mark.slow
+def test_a_process_that_can_t_be_killed_is_left(workers, caplog, monkeypatch):
+    """As one that waits in a driver: its requests fail, and another is started beside it."""
+    (worker,) = workers.workers
+    process, hangs = worker.process, worker.hangs
+    monkeypatch.setattr(process, "kill", lambda: None)
+    monkeypatch.setattr("vlm_serve.engine.worker.KILL_WAIT", 0.5)
+    try:
+        outcomes = hung(
+            workers, request(chat("blue"), LONG), lambda worker: os.kill(process.pid, signal.SIGSTOP)
+        )
+        assert [one.last for one in outcomes] == [HUNG] * 3
+        wait_for(lambda: worker.process is not process)
+        assert process.is_alive()
+        assert f"worker 0 on cpu: process {process.pid} can't be killed, and is left" in caplog.text
+        goes_on(workers, caplog, hangs + 1)
+    finally:
+        os.kill(process.pid, signal.SIGKILL)
+
+
 def test_a_busy_process_is_not_killed(workers):
     """More than the limit passes, but each step ends."""
     (worker,) = workers.workers
@@ -105,3 +126,17 @@ def test_a_model_whose_loading_never_ends(tiny_folder, caplog):
     with pytest.raises(UserError, match="not loaded within 2 s; a longer worker timeout allows more"):
         Workers(HangingPlan(tiny_folder, EngineSettings(), load=False), timeout=0.5)
     assert "worker 0 on cpu has not loaded the model within 2 s: it is killed" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("stalled", "requests", "chosen"),
+    [((0.5, 0.4), (1, 3), 0), ((6.0, 0.5), (0, 3), 1), ((6.0, 7.0), (2, 1), 1)],
+)
+def test_a_worker_that_is_late_gets_requests_last(stalled, requests, chosen):
+    workers = object.__new__(Workers)
+    workers._closing = False
+    workers.workers = [
+        SimpleNamespace(ready=True, stalled=seconds, tickets=range(count))
+        for seconds, count in zip(stalled, requests, strict=True)
+    ]
+    assert asyncio.run(workers._least_loaded()) is workers.workers[chosen]

@@ -36,7 +36,9 @@ def build_parser(description: str | None = None) -> argparse.ArgumentParser:
     _add_access(parser.add_argument_group("network and access"))
     _add_images(parser.add_argument_group("images"))
     _add_limits(parser.add_argument_group("limits"))
+    _add_responses(parser.add_argument_group("stored responses"))
     _add_engine(parser.add_argument_group("engine"))
+    _add_cache(parser.add_argument_group("state cache"))
     return parser
 
 
@@ -157,6 +159,9 @@ def _add_limits(group: Any) -> None:
         ("--grace", "for answers that were begun when the server is stopped; default 30"),
     ]:
         group.add_argument(name, type=seconds, metavar="S", help=f"seconds {text}")
+
+
+def _add_responses(group: Any) -> None:
     group.add_argument(
         "--max-responses",
         type=partial(count, least=0, most=1_000_000),
@@ -175,13 +180,6 @@ def _add_limits(group: Any) -> None:
         type=partial(seconds, most=31_536_000),
         metavar="S",
         help="seconds for which a response is stored; default 2592000, 30 days",
-    )
-    group.add_argument(
-        "--worker-timeout",
-        type=seconds_or_never,
-        metavar="S",
-        help="seconds for one step of a worker process, and four times as many to load the model; a process that "
-        "exceeds them is killed and started again; default 300; 0: never",
     )
 
 
@@ -212,6 +210,16 @@ def _add_engine(group: Any) -> None:
         metavar="N",
         help="views of an image, or frames of a video, that are encoded between two steps of decoding; default 8",
     )
+    group.add_argument(
+        "--worker-timeout",
+        type=seconds_or_never,
+        metavar="S",
+        help="seconds for one step of a worker process, and four times as many to load the model; a process that "
+        "exceeds them is killed and started again; default 300; 0: never",
+    )
+
+
+def _add_cache(group: Any) -> None:
     group.add_argument(
         "--cache-memory",
         dest="cache_bytes",
