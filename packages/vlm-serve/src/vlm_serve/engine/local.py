@@ -214,6 +214,12 @@ class LocalEngine:
             self._prepared.append(answer)
             self._decode.notify()
 
+    def _arriving(self) -> list[Answer]:
+        """The requests that were prepared since the last call."""
+        with self._decode:
+            arriving, self._prepared = self._prepared, []
+        return arriving
+
     def _run(self) -> None:
         """The decode thread."""
         worked = True
@@ -221,15 +227,15 @@ class LocalEngine:
             with self._decode:
                 if not worked and not self._prepared and not self._ended:
                     self._decode.wait()
-                new, self._prepared, ended = self._prepared, [], self._ended
-            for answer in new:
+                ended = self._ended
+            for answer in self._arriving():
                 self.scheduler.add(answer)
             if ended:
                 self.scheduler.fail_all(CLOSING)
                 return
             try:
                 with self._step(-1):
-                    worked = self.scheduler.step()
+                    worked = self.scheduler.step(self._arriving)
             except Exception:  # of the scheduler itself: no request is known to be sound
                 log.exception("a step of the engine failed")
                 self.scheduler.fail_all(CRASHED)
