@@ -26,6 +26,7 @@ from vlm_serve.engine.request import (
     SamplingParams,
     TextPrompt,
 )
+from vlm_serve.engine.ticket import FULL
 
 ENDLESS = SamplingParams(max_tokens=10_000, temperature=1.0, logit_bias={0: -1e9})
 
@@ -147,6 +148,32 @@ def test_too_many_requests_are_turned_away(engine_of):
     kinds = [one.last.kind if isinstance(one.last, Failed) else "finished" for one in seen]
     assert set(kinds) == {"finished", "overloaded"}
     assert kinds.count("finished") >= 3
+
+
+def test_one_owner_can_t_fill_the_queue_against_another(engine_of):
+    engine = engine_of(slots=1, queue=4)
+
+    async def ask():
+        many = [
+            asyncio.create_task(outcome(engine, request(chat("red"), ENDLESS, owner="a"))) for _ in range(20)
+        ]
+        while sum(task.done() for task in many) < 15:  # one is answered, and four wait
+            await asyncio.sleep(0.001)
+        others = [asyncio.create_task(outcome(engine, request(chat("red"), owner="b"))) for _ in range(5)]
+        while sum(task.done() for task in others) < 3:
+            await asyncio.sleep(0.001)
+        one_more = await outcome(engine, request(chat("red"), owner="a"))
+        for task in many:
+            task.cancel()
+        await asyncio.gather(*many, return_exceptions=True)
+        return one_more, await asyncio.gather(*others)
+
+    one_more, others = asyncio.run(ask())
+    assert one_more.last == FULL
+    assert [seen.last == FULL for seen in others] == [False, False, True, True, True], (
+        "an equal share of four"
+    )
+    assert all(isinstance(seen.last, Finished) for seen in others[:2])
 
 
 def test_broken_streams_leave_nothing(engine_of):

@@ -2,19 +2,25 @@
 
 import asyncio
 import os
+import re
 import signal
-import time
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
+import worker_faults
 from engine_cases import answered, chat, image_file, outcome, request
+from worker_faults import wait_for
 
 from vlm_core.errors import UserError
 from vlm_serve.engine.local import LocalEngine
 from vlm_serve.engine.request import Failed, Finished, SamplingParams
 from vlm_serve.engine.settings import EngineSettings
+from vlm_serve.engine.worker import ENDED
 from vlm_serve.engine.worker_process import WorkerPlan
-from vlm_serve.engine.workers import ENDED, Workers
+from vlm_serve.engine.workers import Workers
 
 SETTINGS = EngineSettings()
 
@@ -24,13 +30,6 @@ def workers(tiny_folder):
     workers = Workers(WorkerPlan(tiny_folder, SETTINGS, threads=1), ["cpu", "cpu"])
     yield workers
     asyncio.run(workers.close(0))
-
-
-def wait_for(condition, seconds=60):
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "it did not come about"
-        time.sleep(0.02)
 
 
 def test_answers_are_those_of_a_local_engine(workers, tiny_folder):
@@ -103,3 +102,18 @@ def test_a_restarted_worker_serves_no_other_content(workers, monkeypatch, caplog
     assert not worker.ready
     assert killed == [1]
     assert "has changed since the server was started: worker 0 on cpu stays ended" in caplog.text
+
+
+@pytest.mark.slow
+def test_a_worker_that_meets_a_full_disk_is_started_again(tiny_folder):
+    """The digest of the tokenizer writes a temporary file; so do libraries when they are imported."""
+    command = [sys.executable, worker_faults.__file__, str(tiny_folder)]
+    environment = {**os.environ, "PYTHONPATH": str(Path(worker_faults.__file__).parent)}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=600, check=False)
+    assert done.stdout.split() == ["None", "length"], done.stderr
+    assert "Traceback" not in done.stderr
+    lines = done.stderr.splitlines()
+    assert lines[0].startswith(f"worker 0 on cpu ended (exit code {-signal.SIGKILL}); it is started again")
+    refused = re.compile(r"the model can't be loaded: .*(File too large|No usable temporary directory).*")
+    assert refused.fullmatch(lines[1])
+    assert lines[2].startswith("worker 0 on cpu ended (exit code 1); it is started again")

@@ -65,6 +65,7 @@ def engine_settings(settings: ServerSettings) -> EngineSettings:
         "queue": settings.max_queue,
         "max_positions": settings.max_positions,
         "prefill_chunk": settings.prefill_chunk,
+        "image_chunk": settings.image_chunk,
         "cache_bytes": settings.cache_bytes,
         "cache_folder": settings.cache_folder,
         "cache_folder_bytes": settings.cache_folder_bytes,
@@ -80,7 +81,7 @@ def _start_engine(settings: ServerSettings, devices: tuple[str, ...]) -> Engine:
         dtype=settings.dtype,
         trust_remote_code=settings.trust_remote_code,
     )
-    return Workers(plan, devices)
+    return Workers(plan, devices, timeout=settings.worker_timeout)
 
 
 async def _run(

@@ -18,7 +18,6 @@ MAX_STOPS = 16
 MAX_STOP_LENGTH = 256
 MAX_BIASES = 1024
 MAX_TOKENS = 2**31 - 1
-LEAST_TEMPERATURE = 1e-4
 _INT64 = 2**63
 
 TokenCount = Annotated[int, Field(ge=1, le=MAX_TOKENS)]
@@ -26,14 +25,6 @@ Penalty = Annotated[float, Field(ge=-2, le=2)]
 Alternatives = Annotated[int, Field(ge=0, le=20)]
 Label = Annotated[str, Field(max_length=512)]
 """Text that identifies somebody or something, and changes no answer."""
-
-
-def _not_tiny(temperature: float) -> float:
-    """Logits divided by less would no longer be finite."""
-    if 0 < temperature < LEAST_TEMPERATURE:
-        text = f"expected 0, or at least {LEAST_TEMPERATURE:g}, got {temperature:g}"
-        raise PydanticCustomError("temperature", "{text}", {"text": text})
-    return temperature
 
 
 def _as_list(value: Any) -> Any:
@@ -68,7 +59,7 @@ class SamplingBody(Body):
     `top_k`, `min_p` and `repetition_penalty` are no fields of OpenAI's: its client sends them in `extra_body`.
     """
 
-    temperature: Annotated[float, Field(ge=0, le=2), AfterValidator(_not_tiny)] | None = None
+    temperature: Annotated[float, Field(ge=0, le=2)] | None = None
     top_p: Annotated[float, Field(ge=0, le=1)] | None = None
     top_k: Annotated[int, Field(ge=-1, le=MAX_TOKENS)] | None = None
     min_p: Annotated[float, Field(ge=0, le=1)] | None = None
