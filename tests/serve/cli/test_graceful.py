@@ -87,7 +87,7 @@ def test_an_answer_that_was_begun_is_finished(started, capsys, stream):
     assert "shutting down" not in text
     assert ("[DONE]" in text) == stream
     run.end()
-    assert "SIGTERM: stopping; 1 requests have 3 s" in capsys.readouterr().err
+    assert "SIGTERM: stopping; 1 request has 3 s" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("stream", [False, True])

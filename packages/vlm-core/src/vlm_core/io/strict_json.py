@@ -16,7 +16,6 @@ MAX_DIGITS = 400
 """Limit of digits of an integer: ids and counts have fewer, and converting more is slow in Python."""
 MAX_DEPTH = 64
 """Limit of nested lists and objects."""
-_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 _SURROGATE = re.compile(
     r"\\u[dD][89abAB]..(?!\\u[dD][c-fC-F])|(?<!\\u[dD][89abAB]..)\\u[dD][c-fC-F]..", re.DOTALL
 )

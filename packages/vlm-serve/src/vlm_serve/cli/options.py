@@ -149,7 +149,9 @@ def _add_images(group: Any) -> None:
         metavar="DIR",
         help="read file: URLs inside this folder; may be repeated; default: none",
     )
-    group.add_argument("--image-timeout", type=seconds, metavar="S", help="for fetching one; default 10")
+    group.add_argument(
+        "--image-timeout", type=seconds, metavar="S", help="seconds for fetching one; default 10"
+    )
     group.add_argument(
         "--max-images", type=count, metavar="N", help="of one request, videos included; default 32"
     )

@@ -27,7 +27,7 @@ from vlm_serve.engine.batching.decode_groups import Batching
 from vlm_serve.engine.batching.fair_queue import FairQueue
 from vlm_serve.engine.batching.scheduler import Scheduler
 from vlm_serve.engine.prepare import Preparer
-from vlm_serve.engine.request import Event, Failed, GenerationRequest, ModelFacts
+from vlm_serve.engine.request import Event, GenerationRequest, ModelFacts, refusal
 from vlm_serve.engine.settings import EngineSettings
 from vlm_serve.engine.ticket import CLOSING, FULL, Ticket
 
@@ -185,7 +185,7 @@ class LocalEngine:
         try:
             answer = Answer(self.preparer(ticket.request), ticket)
         except (UserError, BadSample) as error:
-            ticket.send(Failed("refused", " ".join(error.lines)))
+            ticket.send(refusal(error))
             return
         except Exception:
             log.exception("request %s: preparing it failed", ticket.request.id)

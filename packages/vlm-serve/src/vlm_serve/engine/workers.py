@@ -17,7 +17,7 @@ from multiprocessing.connection import Connection
 from queue import SimpleQueue
 from typing import Any
 
-from vlm_core.errors import UserError
+from vlm_core.errors import UserError, one_line
 from vlm_core.interfaces import Tokenizer
 from vlm_serve.engine.request import Event, Failed, GenerationRequest, ModelFacts
 from vlm_serve.engine.ticket import CLOSING, FULL, Ticket
@@ -26,6 +26,7 @@ from vlm_serve.engine.worker_process import WorkerPlan, run_worker
 log = logging.getLogger(__name__)
 ENDED = Failed("crashed", "the process that answered this request ended; send it again")
 RESTARTING = Failed("overloaded", "the model is being loaded again; try again later")
+OUTDATED = Failed("crashed", "no process answers any more: the model's folder has changed; the log says more")
 FIRST_WAIT, LONGEST_WAIT = 0.1, 60.0
 """Seconds before a worker that ended is started again; twice as long each time until one has become ready."""
 READY_WAIT = 60.0
@@ -40,6 +41,9 @@ class Worker:
         self.tickets: dict[int, Ticket] = {}
         self.facts: ModelFacts | None = None
         self.problem: UserError | None = None
+        """Why the last process could not load the folder."""
+        self.is_outdated = False
+        """Whether the folder has another content than the first process served: no further process is started."""
         self.ready, self.decided = False, threading.Event()
         self.restarts, self.closing = 0, False
         self.process: Any = None
@@ -73,15 +77,17 @@ class Worker:
         return _sum([self._totals, self._stats])
 
     def _run(self) -> None:
-        """Start the process and read it until it ends, again and again."""
+        """Start the process and read it until it ends, again and again; the first one must load the folder."""
         wait = FIRST_WAIT
         while not self.closing:
             served = self._serve()
-            if self.closing or self.problem is not None:
+            if self.closing or self.is_outdated or self.facts is None:
                 return
             wait = FIRST_WAIT if served else min(LONGEST_WAIT, 2 * wait)
             self.restarts += 1
-            log.error("%s ended (exit code %s); it is started again", self.name, self.process.exitcode)
+            why = f"exit code {self.process.exitcode}" if self.problem is None else one_line(self.problem)
+            log.error("%s ended (%s); it is started again in %g s", self.name, why, wait)
+            self.problem = None
             time.sleep(wait)
 
     def _serve(self) -> bool:
@@ -131,11 +137,12 @@ class Worker:
     def _loaded(self, facts: ModelFacts) -> None:
         """The process can answer, unless the folder has other content than the process before it served."""
         if self.facts is not None and facts.digest != self.facts.digest:
-            self.problem = UserError(
-                f"{self.plan.folder} has changed since the server was started: {self.name} stays ended; "
-                "start vlm-serve again"
+            log.error(
+                "%s has changed since the server was started: %s stays ended; start vlm-serve again",
+                self.plan.folder,
+                self.name,
             )
-            log.error("%s", self.problem)
+            self.is_outdated = True
             self.process.kill()
             return
         self.facts, self.ready = facts, True
@@ -205,7 +212,7 @@ class Workers:
         try:
             worker = await self._least_loaded()
             if worker is None:
-                yield RESTARTING
+                yield OUTDATED if all(worker.is_outdated for worker in self.workers) else RESTARTING
                 return
             ticket.on_cancel = partial(worker.cancel, number)
             worker.submit(number, ticket)
@@ -216,9 +223,9 @@ class Workers:
             self._tickets.discard(ticket)
 
     async def _least_loaded(self) -> Worker | None:
-        """The worker that has the fewest requests; None if none is ready for a long time."""
+        """The worker that has the fewest requests; None if none is ready for a long time, or will ever be."""
         end = time.monotonic() + READY_WAIT
-        while time.monotonic() < end and not self._closing:
+        while time.monotonic() < end and not self._closing and any(w.thread.is_alive() for w in self.workers):
             if ready := [worker for worker in self.workers if worker.ready]:
                 return min(ready, key=lambda worker: len(worker.tickets))
             await asyncio.sleep(0.02)
