@@ -103,7 +103,7 @@ def test_an_answer_does_not_end_before_its_grammar(engine_of):
         '{"anyOf": [' * 2000 + "{}" + "]}" * 2000,
         {"enum": ["x" * 70_000]},
         {"$ref": "#"},
-        {"properties": {f"p{i}": {} for i in range(1800)}},
+        {"type": "object", "properties": {f"p{i}": {} for i in range(1800)}},
         {"type": "string", "pattern": "(\x1b"},
     ],
     ids=lambda schema: str(schema)[:40],
