@@ -28,6 +28,8 @@ def failure(
     if failed.subject is not None:
         param = fields.get(failed.subject, failed.subject)
         message = f"{param}: {message}"
+    elif param is None:
+        message = f"{message[0].upper()}{message[1:]}"
     code = {"overloaded": "overloaded", "crashed": "server_error"}.get(failed.kind, failed.code)
     headers = {"Retry-After": "1"} if failed.kind == "overloaded" else {}
     return RequestError(_STATUS[failed.kind], message, param=param, code=code, headers=headers)

@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from vlm_core.cli.common import DTYPES, Parser, add_trust, count, local_path
 from vlm_core.errors import UserError, shown
 from vlm_serve.api.guard.settings import ServerSettings
+from vlm_serve.api.schema.places import sentence
 
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "ki": 2**10, "mi": 2**20, "gi": 2**30}
 
@@ -64,6 +65,7 @@ def build_parser(description: str | None = None) -> argparse.ArgumentParser:
     """The parser, whose destinations are fields of `ServerSettings`; an option that is left out sets none."""
     parser = Parser(
         prog="vlm-serve",
+        usage="vlm-serve [OPTION …] MODEL",
         description=description,
         argument_default=argparse.SUPPRESS,
         epilog="`vlm-serve keys --help` is about API keys. docs/serving.md of the repository describes everything.",
@@ -266,7 +268,7 @@ def settings_of(args: argparse.Namespace) -> ServerSettings:
         settings = ServerSettings.model_validate(values)
     except ValidationError as error:
         first = error.errors()[0]
-        raise UserError(f"{_option(first['loc'][0])}: {first['msg']}") from None
+        raise UserError(f"{_option(first['loc'][0])}: {sentence(first)}") from None
     _check_exposure(settings, open_to_all=getattr(args, "no_keys", False))
     return settings
 

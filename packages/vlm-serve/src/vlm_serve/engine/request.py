@@ -154,7 +154,8 @@ class Refused(UserError):
 
     def __init__(self, message: str, subject: Subject | None, code: str = "invalid_value") -> None:
         super().__init__(message)
-        self.subject, self.code = subject, code
+        self.subject: Subject | None = subject
+        self.code = code
 
 
 def refusal(error: UserError) -> Failed:

@@ -57,7 +57,9 @@ class GrammarState:
     def _check(self) -> None:
         """Raise `UserError` if llguidance gave up: its limits of work ended."""
         if self._matcher.is_error():
-            raise _refused(f"no text can follow, or it is too complex: {_problem(self._matcher)}")
+            problem = _problem(self._matcher)
+            is_name = " " not in problem  # of the reason, such as NoExtensionBias: the grammar has no way on
+            raise _refused("no answer can match it" if is_name else f"it is too complex: {problem}")
 
 
 class GrammarCompiler:
