@@ -231,7 +231,7 @@ def test_a_failure_before_the_first_event_has_a_status(settings, path, kind, str
     several = {"n": n} if path != "/v1/responses" else {}
     response = call(ScriptedEngine((failed,)), settings, path, {**PATHS[path], **several, "stream": stream})
     assert response.status_code == status
-    assert response.json()["error"]["message"] == f"{failed.message}."
+    assert response.json()["error"]["message"] == f"{failed.message[0].upper()}{failed.message[1:]}."
     assert response.json()["error"]["type"] == error_type
     assert ("retry-after" in response.headers) == (kind == "overloaded")
 
