@@ -4,9 +4,13 @@
 test *args:
     uv run pytest {{args}}
 
-# tests that need minutes, a network or an empty environment
+# tests that need many seconds, a network or an empty environment
 slow *args:
     uv run pytest -m slow {{args}}
+
+# tests that need many minutes
+xslow *args:
+    uv run pytest -m xslow {{args}}
 
 # what ruff, pyright and import-linter find
 lint:

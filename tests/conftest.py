@@ -1,5 +1,6 @@
 """Shared by all tests: nothing reaches a network, and a model small enough to build in a blink."""
 
+import gc
 import os
 import sys
 
@@ -16,6 +17,17 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 sys.dont_write_bytecode = os.environ.pop("PYTHONDONTWRITEBYTECODE", None) is None and sys.dont_write_bytecode
 if "PYTEST_XDIST_WORKER" in os.environ:  # a worker a core: threads would wait for one another
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+def pytest_collection_finish():
+    """What all tests import lives as long as the process: no collection needs to look at it again."""
+    gc.collect()
+    gc.freeze()
+
+
+def pytest_unconfigure():
+    gc.unfreeze()
+
 
 ENCODER = {
     "type": "timm",

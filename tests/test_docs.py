@@ -28,7 +28,12 @@ PAGES = [
     for p in sorted(ROOT.glob(where))
 ]
 PREPARED = {"docs/reproduce.md": write_tree}
-"""Pages whose commands need files that a reader downloads, and what writes them in small. These pages take minutes."""
+"""Pages whose commands need files that a reader downloads, and what writes them in small."""
+SLOW = (
+    *PREPARED,
+    *(f"docs/{name}.md" for name in ("benchmarks", "data", "serving", "state", "transformers", "vision")),
+)
+"""Pages that train, or start many processes."""
 INSTALLS = re.compile(r"(?:(?:pip|apt) install .+|vlm-assemble --list|#.*|)")
 LINK = re.compile(r"\]\(([^)#:]+)(?:#[^)]*)?\)")
 
@@ -65,7 +70,7 @@ def _try(block: Block, page: Path, namespace: dict[str, Any], folder: Path) -> N
 
 
 def _pages() -> list[Any]:
-    return [pytest.param(p, marks=pytest.mark.slow if _title(p) in PREPARED else ()) for p in PAGES]
+    return [pytest.param(p, marks=pytest.mark.slow if _title(p) in SLOW else ()) for p in PAGES]
 
 
 @pytest.mark.parametrize("page", _pages(), ids=_title)

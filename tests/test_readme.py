@@ -74,6 +74,7 @@ def test_serve(assembled):
     assert '"object":"chat.completion"' in out.replace(" ", "")
 
 
+@pytest.mark.slow
 def test_use(assembled):
     out = run("use", assembled)
     assert "vss-l2" in out

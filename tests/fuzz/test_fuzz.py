@@ -43,28 +43,31 @@ def check(report, examples):
 
 @pytest.mark.parametrize("kind", ["specs", "rows"])
 def test_hostile_text(kind):
-    report = fuzz(kind, 2000)
-    check(report, 2000)
+    report = fuzz(kind, 500)
+    check(report, 500)
     read = {"specs": "read", "rows": "all rows read"}[kind]
-    assert report["outcomes"][read] > 60, (
+    assert report["outcomes"][read] > 15, (
         "mutations that are too wild never reach what lies behind the first check"
     )
 
 
-@pytest.mark.parametrize(("kind", "examples"), [("archives", 400), ("folders", 120)])
+@pytest.mark.parametrize(("kind", "examples"), [("archives", 100), ("folders", 40)])
 def test_hostile_archives_and_folders(kind, examples):
     report = fuzz(kind, examples)
     check(report, examples)
-    good, least = {"archives": ("all rows read", 10), "folders": ("loaded", 3)}[kind]
+    good, least = {"archives": ("all rows read", 2), "folders": ("loaded", 0)}[kind]
     assert report["outcomes"][good] > least
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["archives", "folders"])
-def test_many_hostile_archives_and_folders(kind):
-    check(fuzz(kind, 2000, 1), 2000)
+@pytest.mark.parametrize(
+    ("kind", "examples"), [("specs", 2000), ("rows", 2000), ("archives", 1000), ("folders", 1000)]
+)
+def test_many_examples(kind, examples):
+    check(fuzz(kind, examples, 1), examples)
 
 
+@pytest.mark.slow
 def test_an_example_is_the_same_every_time(tmp_path):
     """A failure is repeated by kind, seed and number; `broken` fails on purpose."""
     probe = """

@@ -10,8 +10,6 @@ from packaging.requirements import Requirement
 from processes import run, succeed
 from uv import find_uv_bin
 
-pytestmark = pytest.mark.slow
-
 ROOT = Path(__file__).parents[2]
 UV = find_uv_bin()
 PACKAGES = sorted((ROOT / "packages").glob("*/pyproject.toml"))
@@ -143,6 +141,7 @@ def _test(python: Path, selection: tuple[str, ...]) -> str:
     return done.stdout + done.stderr if done.returncode else ""
 
 
+@pytest.mark.slow
 def test_the_newest_allowed_versions_work(tmp_path: Path) -> None:
     requirements = _resolve(tmp_path, "highest")
     python = _install(tmp_path, requirements)
@@ -151,12 +150,15 @@ def test_the_newest_allowed_versions_work(tmp_path: Path) -> None:
     shutil.rmtree(tmp_path / "env")
 
 
-def test_the_lowest_declared_versions_work(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "selection", [pytest.param(SMALL, marks=pytest.mark.slow), pytest.param(CORE, marks=pytest.mark.xslow)]
+)
+def test_the_lowest_declared_versions_work(selection: tuple[str, ...], tmp_path: Path) -> None:
     requirements = _resolve(tmp_path, "lowest-direct")
     versions = _versions(requirements)
     assert versions["torch"] == f"{_floor('torch')}.0", "the floor, not the pin, is what is tested"
     python = _install(tmp_path, requirements)
     succeed(python, "-c", IMPORT_ALL, *(path.parent.name.replace("-", "_") for path in PACKAGES))
-    failures = _test(python, CORE)
+    failures = _test(python, selection)
     assert not failures, failures
     shutil.rmtree(tmp_path / "env")

@@ -1,14 +1,20 @@
 """A run of two stages on a handful of rows that ends within seconds."""
 
+import io
 import json
+import re
+from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 from PIL import Image
 from resume_helpers import go, new_process
 
 from vlm_core.cli.output import console_records
+from vlm_core.diagnose.costs.estimate import estimate_costs
 from vlm_train.engine.trainer import StageTrainer
+from vlm_train.profiling import fit_warnings
 
 COLOURS = ["red", "green", "blue", "black", "white", "teal"]
 
@@ -25,6 +31,38 @@ def console():
     """Log records appear on stdout and stderr, as those of the command do."""
     with console_records("vlm_core", "vlm_train"):
         yield
+
+
+ESTIMATES = {}
+
+
+@pytest.fixture(autouse=True)
+def known_estimates(monkeypatch):
+    """Memory that was estimated for a warning before a run is not estimated again for an equal spec of other files."""
+
+    def estimate(spec, model, assumptions, **options):
+        shapes = tuple(tuple(parameter.shape) for parameter in model.parameters())
+        anywhere = re.sub(r'"/[^"]*/', '"', spec.model_dump_json())
+        key = (anywhere, shapes, repr(assumptions), *options.items())
+        if key not in ESTIMATES:
+            ESTIMATES[key] = estimate_costs(spec, model, assumptions, **options)
+        return ESTIMATES[key]
+
+    monkeypatch.setattr(fit_warnings, "estimate_costs", estimate)
+
+
+@pytest.fixture(autouse=True)
+def small_pictures(monkeypatch):
+    """Plots are made, but not drawn: each file holds noise. The tests of plots have a fixture that draws them."""
+    from matplotlib.figure import Figure
+
+    noise, png = np.random.default_rng(0).integers(0, 256, (32, 32, 3), np.uint8), io.BytesIO()
+    Image.fromarray(noise).save(png, "png")
+
+    def savefig(self, file, **options):
+        file.write(png.getvalue()) if hasattr(file, "write") else Path(file).write_bytes(png.getvalue())
+
+    monkeypatch.setattr(Figure, "savefig", savefig)
 
 
 @pytest.fixture

@@ -91,12 +91,14 @@ def test_finished_runs_are_shown_again_and_not_trained_again(run_spec, monkeypat
     assert go(path)[1] == table
 
 
+@pytest.mark.slow
 def test_workers_change_nothing(run_spec):
     alone, _ = go(run_spec("alone"))
     helped, _ = go(run_spec("helped", num_workers=2))
     assert losses(alone) == losses(helped)
 
 
+@pytest.mark.slow
 def test_micro_batches_change_nothing(run_spec):
     """The loss weighs tokens, not micro-batches, so how a batch is cut only moves rounding."""
     cut, _ = go(run_spec("cut"))

@@ -36,6 +36,7 @@ QUESTIONS = {
 }
 
 
+@pytest.mark.slow
 def test_all_eight_killed_in_the_middle_and_gone_on(
     command: Runner, data: Path, tmp_path: Path, capsys: Out
 ) -> None:

@@ -85,6 +85,7 @@ def test_answers_without_the_image_are_those_of_the_prompt_alone(
     assert not (tmp_path / "out" / FILES["images shuffled"]).exists()
 
 
+@pytest.mark.slow
 def test_killed_during_the_baselines(command: Runner, pope_home: Path, tmp_path: Path, capsys: Out) -> None:
     """The model's score is there already; the rest is asked, and nothing twice."""
     script = Path(__file__).parents[1] / "helpers" / "killed_run.py"

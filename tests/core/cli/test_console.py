@@ -75,6 +75,7 @@ def test_every_substitute_is_ascii():
     assert all(plain.isascii() for plain in SUBSTITUTES.values())
 
 
+@pytest.mark.slow
 def test_the_c_locale_of_a_real_process(tiny_spec, tmp_path):
     path = tmp_path / "tiny.yaml"
     path.write_text(yaml.safe_dump(tiny_spec))

@@ -37,12 +37,14 @@ def piped(model_folder, data, *options, wait=True):
     return process.returncode, out.decode(), err.decode()
 
 
+@pytest.mark.slow
 def test_a_pipe_is_read_to_its_end(tiny_folder, frame_folder):
     data = b"".join((frame_folder / f"{i}.png").read_bytes() for i in range(6))
     code, out, err = piped(tiny_folder, data, "--ask", "red?")
     assert (code, out) == (0, printed(expected_answer(tiny_folder, 6)) + "\n"), err
 
 
+@pytest.mark.slow
 def test_a_pipe_that_ends_in_the_middle_of_a_frame_is_told_and_answered(tiny_folder, frame_folder):
     data = b"".join((frame_folder / f"{i}.png").read_bytes() for i in range(3))
     code, out, err = piped(tiny_folder, data + jpeg(pictures(1)[0])[:-30], "--ask", "red?")
@@ -65,6 +67,7 @@ def test_a_pipe_without_frames(tiny_folder, data, message):
     assert message in err
 
 
+@pytest.mark.slow
 def test_a_stalled_pipe_is_told_and_ctrl_c_answers(tiny_folder, frame_folder):
     data = b"".join((frame_folder / f"{i}.png").read_bytes() for i in range(3))
     process = piped(tiny_folder, data, "--ask", "red?", "--stall", "0.5s", wait=False)
@@ -82,6 +85,7 @@ def test_a_stalled_pipe_is_told_and_ctrl_c_answers(tiny_folder, frame_folder):
     process.stderr.close()
 
 
+@pytest.mark.slow
 def test_questions_come_from_the_terminal_while_frames_come_through_the_pipe(
     tiny_folder, frame_folder, tmp_path
 ):

@@ -156,6 +156,7 @@ def test_without_torch_the_rest_is_told():
     assert "torch can't be imported: ModuleNotFoundError" in end
 
 
+@pytest.mark.slow
 def test_plugins_that_fail_or_clash(tmp_path):
     add_plugin(tmp_path, "bad-plugin", "raise RuntimeError('no licence found')")
     add_plugin(tmp_path, "first-plugin", connector_plugin("same"))
@@ -206,6 +207,7 @@ def test_kernels_that_are_missing_come_with_their_line():
     )
 
 
+@pytest.mark.slow
 def test_a_mamba_ssm_without_its_extension_is_not_taken_for_whole(tmp_path):
     code, found, _ = examine(**fake_modules(tmp_path, "mamba_ssm", "causal_conv1d", "causal_conv1d_cuda"))
     kernels = found["kernels"]

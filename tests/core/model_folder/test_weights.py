@@ -191,6 +191,7 @@ print((high_water() - before) / size)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_memory_holds_the_weights_once(tmp_path):
     """Saving needs no second copy; loading and using need one."""

@@ -1,6 +1,7 @@
 """A lock that threads get in the order in which they ask."""
 
-import _thread
+import os
+import signal
 import threading
 import time
 from itertools import pairwise
@@ -68,9 +69,11 @@ def test_a_wait_that_is_interrupted_loses_no_turn():
     holder = threading.Thread(target=hold)
     holder.start()
     taken.wait()
-    threading.Timer(0.2, _thread.interrupt_main).start()
+    threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT)).start()
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)
     with pytest.raises(KeyboardInterrupt), lock:
         pass
+    signal.signal(signal.SIGINT, handler)
     release.set()
     holder.join()
     with lock:

@@ -19,6 +19,7 @@ assert sys.modules["kernels"] is fake
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("imports", ["import bitsandbytes", "import peft.tuners.lora"])
 def test_no_import_asks_a_hub_for_kernels_or_warns_that_it_cannot(imports):
     done = subprocess.run(

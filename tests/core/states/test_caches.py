@@ -225,6 +225,7 @@ print(digest.hexdigest(), stats.hits, stats.damaged, stats.disk_bytes)
 """
 
 
+@pytest.mark.slow
 def test_processes_share_a_folder(tiny_folder, tmp_path):
     """At the same time: the same bits, nothing damaged, no file left behind."""
     command = [sys.executable, "-c", SCRIPT, tiny_folder, tmp_path / "cache", 2**30]

@@ -214,6 +214,7 @@ def test_the_collator_trains_the_newline(theirs, files):
     assert model.model.connector.image_newline.grad.abs().sum() > 0
 
 
+@pytest.mark.slow
 def test_an_export_with_code_answers_without_our_packages(clean_spec, tmp_path, files):
     """The exported code has the rule as plain values, and needs no pydantic."""
     spec = Spec.model_validate({**clean_spec, "views": TILES})

@@ -13,6 +13,7 @@ import torch
 HERE = Path(__file__).parent
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(torch.cuda.is_available(), reason="the tests run on the GPU itself")
 @pytest.mark.skipif(importlib.util.find_spec("triton") is None, reason="Triton has no build for this system")
 def test_kernels_in_the_interpreter():

@@ -179,6 +179,7 @@ with torch.no_grad():
 """
 
 
+@pytest.mark.slow
 def test_compiling_says_so_once(tmp_path):
     """One line the first time, none after that."""
     home = {"XDG_CACHE_HOME": str(tmp_path), "NUMBA_CACHE_DIR": ""}
@@ -210,6 +211,7 @@ caching.CompileResultCacheImpl.reduce = full
 """
 
 
+@pytest.mark.slow
 def test_a_disk_that_is_full(tmp_path):
     """A kernel that can't be kept is compiled for this process, and that is said."""
     home = {"XDG_CACHE_HOME": str(tmp_path), "NUMBA_CACHE_DIR": ""}

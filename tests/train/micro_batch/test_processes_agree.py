@@ -10,6 +10,7 @@ from vlm_train.distributed import process_group
 from vlm_train.distributed.accelerator import accelerator_of
 
 
+@pytest.mark.slow
 def test_two_processes_choose_what_fits_both(run_spec, tmp_path, monkeypatch):
     monkeypatch.setenv("VLM_SCAN_BACKEND", "torch")
     outputs = run_ranks("micro_batch_script.py", run_spec(), tmp_path, timeout=900)

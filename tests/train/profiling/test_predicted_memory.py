@@ -43,6 +43,7 @@ print(json.dumps([[s.memory["DDP"].total, p.peak_memory] for s, p in zip(estimat
 """
 
 
+@pytest.mark.slow
 def test_the_peak_of_a_process_grows_as_predicted(tiny_spec, tmp_path):
     """From a batch of 2 to one of 10, so that what a process needs besides does not count."""
     stage = {"trainable": ["llm"], "lr": 1e-3, "data": [{"type": "llava", "path": "none.json"}], "steps": 9}
