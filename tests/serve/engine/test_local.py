@@ -8,6 +8,7 @@ import pytest
 from engine_cases import GREEDY, answered, becomes_empty, chat, image_file, outcome, request
 from tiny_transformers import write_tiny
 
+from vlm_core.errors import UserError
 from vlm_core.generation.generate import Session
 from vlm_core.generation.prefix_reader import PrefixReader
 from vlm_core.generation.sampling import GenerationConfig
@@ -133,6 +134,14 @@ def test_text_of_the_longest_tokens_fills_all_positions(engine_of):
     assert len(text) > 2000
     assert len(tokenizer.encode(text)) < 2000
     assert preparer(request(TextPrompt(text), SamplingParams(max_tokens=1))).plan.positions < 2000
+
+
+def test_a_budget_that_holds_no_state_is_refused(engine_of):
+    least = engine_of().scheduler.costs.bytes(1)
+    with pytest.raises(UserError, match=f"one answer's state has {least} bytes"):
+        engine_of(state_bytes=least - 1)
+    (seen,) = answered(engine_of(state_bytes=least), request(chat("red"), SamplingParams(max_tokens=2)))
+    assert isinstance(seen.last, Finished)
 
 
 def test_control_tokens_that_a_user_spells_are_text(engine_of):

@@ -43,7 +43,6 @@ def test_answers_are_those_of_a_local_engine(workers, tiny_folder):
     seen, expected = answered(workers, *asked), answered(local, *asked)
     assert [one.answer for one in seen] == [one.answer for one in expected]
     assert workers.facts() == local.facts()
-    assert workers.count_tokens("red circle") == local.count_tokens("red circle") > 0
     wait_for(lambda: workers.stats().get("requests_finished_total") == 2)
     assert workers.stats()["slots"] == 2 * SETTINGS.slots
     asyncio.run(local.close(0))

@@ -47,6 +47,10 @@ class LocalEngine:
         self.preparer = Preparer(self.reader, settings.max_positions, shared_cache=settings.shared_cache)
         self._facts = _facts(model, template, name, settings.max_positions)
         self.scheduler = Scheduler(self.reader, self.preparer, settings, Batching.of(model))
+        least = self.scheduler.costs.bytes(1)
+        if settings.state_bytes is not None and settings.state_bytes < least:
+            text = f"one answer's state has {least} bytes, the budget of all states {settings.state_bytes}"
+            raise UserError(f"{text}: --state-memory, or state_bytes, must be larger")
         self._tickets: set[Ticket] = set()
         self._unprepared: FairQueue[Ticket] = FairQueue()
         self._preparing = 0
@@ -110,10 +114,6 @@ class LocalEngine:
     def facts(self) -> ModelFacts:
         """As in `Engine`."""
         return self._facts
-
-    def count_tokens(self, text: str) -> int:
-        """As in `Engine`."""
-        return len(self.preparer.tokenizer.encode(text))
 
     def stats(self) -> Mapping[str, float]:
         """As in `Engine`. Names that end with `_total` only grow."""

@@ -197,10 +197,6 @@ class Engine(Protocol):
         """Counters and gauges by name: queue, slots, cache hits and others, for `/metrics`."""
         ...
 
-    def count_tokens(self, text: str) -> int:
-        """Tokens of a text, for limits that are checked before a request is submitted."""
-        ...
-
     async def close(self, grace: float = 30.0) -> None:
         """Stop taking requests, finish those that were begun within `grace` seconds, fail the others."""
         ...

@@ -18,7 +18,6 @@ from queue import SimpleQueue
 from typing import Any
 
 from vlm_core.errors import UserError, one_line
-from vlm_core.interfaces import Tokenizer
 from vlm_serve.engine.request import Event, Failed, GenerationRequest, ModelFacts
 from vlm_serve.engine.ticket import CLOSING, FULL, Ticket
 from vlm_serve.engine.worker_process import WorkerPlan, run_worker
@@ -178,7 +177,7 @@ class Workers:
     """
 
     def __init__(self, plan: WorkerPlan, devices: Sequence[str] = ("cpu",)) -> None:
-        self._tokenizer = _tokenizer(plan)  # first: a folder that is no model is told of at once
+        _check_folder(plan)  # first: a folder that is no model is told of at once
         self.plan, self._numbers, self._closing = plan, itertools.count(), False
         self._tickets: set[Ticket] = set()
         self.workers = [
@@ -237,10 +236,6 @@ class Workers:
         assert facts is not None, "every worker was ready"
         return facts
 
-    def count_tokens(self, text: str) -> int:
-        """As in `Engine`."""
-        return len(self._tokenizer.encode(text))
-
     def stats(self) -> Mapping[str, float]:
         """As in `Engine`: sums over the workers, up to half a second old."""
         return {
@@ -262,14 +257,10 @@ class Workers:
                 worker.process.kill()
 
 
-def _tokenizer(plan: WorkerPlan) -> Tokenizer:
-    """The folder's tokenizer; the worker verifies the folder. Raises `UserError` for one that is no model."""
+def _check_folder(plan: WorkerPlan) -> None:
+    """Raise `UserError` for a folder that is no model, or has no valid spec; the worker verifies its files."""
     from vlm_core.io.manifest import require_model_folder
-    from vlm_core.model import PARTS
-    from vlm_core.model_folder.assemble import architecture
-    from vlm_core.model_folder.load import empty_model
     from vlm_core.spec.spec import load_folder_spec
 
     require_model_folder(plan.folder)
-    spec = load_folder_spec(plan.folder, trust_remote_code=plan.trust_remote_code)
-    return empty_model(lambda: architecture(spec, plan.folder), plan.folder, PARTS).llm.tokenizer
+    load_folder_spec(plan.folder, trust_remote_code=plan.trust_remote_code)

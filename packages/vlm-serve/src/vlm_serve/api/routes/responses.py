@@ -42,8 +42,8 @@ async def create(request: Request) -> Response:
 
     def keep(response: Mapping[str, Any], answer: Answer) -> None:
         if body.keep:
-            said = ChatMessage("assistant", (answer.text,))
-            server.responses.put(owner(request.scope), StoredResponse(response, (*conversation, said)))
+            message = ChatMessage("assistant", (answer.text,))
+            server.responses.put(owner(request.scope), StoredResponse(response, (*conversation, message)))
 
     requests = server.requests(request, [prompt], params, 1)
     running = RunningAnswers(server.engine, requests, server.metrics, fields=FIELDS, places=places)

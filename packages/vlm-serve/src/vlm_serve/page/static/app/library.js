@@ -132,8 +132,8 @@ export class Library extends EventTarget {
   /** Another tab has changed or deleted a conversation; one that is being answered here stays as it is. */
   async #reload(id) {
     if (this.answering.has(id) || !this.#database) return;
-    const found = await this.#database.get(id);
-    const stored = isReadable(found) ? found : null;
+    const value = await this.#database.get(id);
+    const stored = isReadable(value) ? value : null;
     const known = this.conversations.find((conversation) => conversation.id === id);
     if (!stored) {
       this.conversations = this.conversations.filter((conversation) => conversation !== known);
