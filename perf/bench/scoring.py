@@ -3,8 +3,8 @@
     uv run python -m perf.bench.scoring [--rounds 5]
 
 The command is a process of its own: imports, reading, joining, scoring, 2,000 draws for intervals. The floor is a
-process that starts Python and parses the same files with `json`. Seconds are user time, which other processes lengthen
-less than wall time, and wall time. Files are made as the benchmarks publish them.
+process that starts Python and parses the same files with `json`. Seconds are CPU time (user and system), which other
+processes lengthen less than wall time, and wall time. Files are made as the benchmarks publish them.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class Case(NamedTuple):
 class Times(NamedTuple):
     """Of a process, in seconds."""
 
-    user: float
+    cpu: float
     wall: float
 
 
@@ -116,13 +116,19 @@ def vqa_v2(folder: Path, count: int) -> Case:
     return Case(f"VQA-v2, {count:,} questions", ("vqa-v2", "--split", "val"), home, folder / "vqa_v2.jsonl")
 
 
+def cpu_of_children() -> float:
+    """User and system seconds of all processes that have ended."""
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
+
+
 def timed(words: list[str]) -> Times:
     """Times of a process with one thread."""
-    before, began = resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime, time.perf_counter()
+    before, began = cpu_of_children(), time.perf_counter()
     done = subprocess.run(words, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
     if done.returncode:
         raise SystemExit(done.stderr)
-    return Times(resource.getrusage(resource.RUSAGE_CHILDREN).ru_utime - before, time.perf_counter() - began)
+    return Times(cpu_of_children() - before, time.perf_counter() - began)
 
 
 def compared(case: Case, rounds: int) -> list[str]:
@@ -136,16 +142,16 @@ def compared(case: Case, rounds: int) -> list[str]:
     )
     return [
         case.name,
-        f"{score.user:.2f}",
+        f"{score.cpu:.2f}",
         f"{score.wall:.2f}",
-        f"{floor.user:.2f}",
-        ratio(score.user / floor.user),
+        f"{floor.cpu:.2f}",
+        ratio(score.cpu / floor.cpu),
     ]
 
 
 def main() -> None:
     options = start(parser(__doc__, 5))
-    columns = ["data", "score, user s", "score, wall s", "parsing alone, user s", "ratio"]
+    columns = ["data", "score, CPU s", "score, wall s", "parsing alone, CPU s", "ratio"]
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
         cases = [

@@ -2,10 +2,11 @@
 
     uv run python -m perf.train.step_costs [--rounds 3] [--steps 20]
 
-Each round starts one process that measures and one that runs, one after the other. Times are means over steps of a
-stage, without the first ones: the CPU time of the process, which other processes do not lengthen as they do wall time,
-and wall time. Memory is the peak of the process at the end of each stage. The run has no evaluations, since `--measure`
-leaves them out.
+Each round starts one process that measures and one that runs, one after the other; which is first alternates. Times are
+means over steps of a stage, without the first ones: the CPU time of the process, which other processes lengthen less
+than wall time, and wall time. A ratio is the median of the rounds' ratios: the two processes of a round have about the
+same neighbours. Memory is the peak of the process at the end of each stage. The run has no evaluations, since
+`--measure` leaves them out.
 """
 
 from __future__ import annotations
@@ -97,8 +98,9 @@ def rows(rounds: list[dict[str, dict[str, Any]]]) -> Iterator[list[str]]:
     for stage in rounds[0]["run"]:
         cells = [stage]
         for column, scale in ((0, 1), (1, 1), (2, 1e-6)):
-            values = [median(each[side][stage][column] for each in rounds) * scale for side in SIDES]
-            cells += [f"{values[0]:.4g}", f"{values[1]:.4g}", f"{values[0] / values[1]:.2f}"]
+            pairs = [[each[side][stage][column] for side in SIDES] for each in rounds]
+            cells += [f"{median(values) * scale:.4g}" for values in zip(*pairs, strict=True)]
+            cells.append(f"{median(one / other for one, other in pairs):.2f}")
         yield cells
 
 
@@ -117,7 +119,8 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             print(json.dumps((measured if options.side == "measured" else run)(options, f"{folder}/run")))
         return
-    rounds = [{side: child(side, options) for side in SIDES} for _ in range(options.rounds)]
+    orders = (SIDES, SIDES[::-1])
+    rounds = [{side: child(side, options) for side in orders[n % 2]} for n in range(options.rounds)]
     table(f"Steps of the quickstart on one thread (median of {options.rounds} rounds)", COLUMNS, rows(rounds))
 
 

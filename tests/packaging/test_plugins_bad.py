@@ -95,3 +95,23 @@ def test_a_disabled_plugin_is_never_imported(tmp_path: Path) -> None:
 def test_a_plugin_may_declare_its_api(tmp_path: Path) -> None:
     env = add_plugin(tmp_path, "good-plugin", connector_plugin("good") + "\nVLM_API = 1\n")
     assert succeed(sys.executable, "-c", GET, "connector", "good", env=env) == "Config\n"
+
+
+HALF = """
+from vlm_core.plugins import hookimpl
+@hookimpl
+def vlm_connectors(): raise KeyError("x")
+@hookimpl
+def vlm_scans(): return {"spiral": lambda h, w: [list(range(h * w))]}
+"""
+BROKEN_IS_COMPLETE = "from vlm_core.plugins.registry import installed; print(installed().broken)"
+
+
+def test_a_hook_is_called_when_its_kind_is_needed(tmp_path: Path) -> None:
+    """So a hook that fails leaves the plugin's other kinds, and is an error of the plugin as soon as someone looks."""
+    env = add_plugin(tmp_path, "half-plugin", HALF)
+    scan = "from vlm_core.plugins.registry import installed; print(installed().get('scan', 'spiral')(1, 2))"
+    assert succeed(sys.executable, "-c", scan, env=env) == "[[0, 1]]\n"
+    assert "half-plugin" in succeed(sys.executable, "-c", BROKEN_IS_COMPLETE, env=env)
+    done = run(sys.executable, "-c", GET, "connector", "mpl", env=env)
+    assert "plugin half-plugin failed to import and may hold it: KeyError: 'x'" in done.stderr

@@ -1,4 +1,4 @@
-"""Scoring, judging and comparing load nothing heavy."""
+"""Scoring, judging and comparing load nothing heavy, and no config of other components."""
 
 import subprocess
 import sys
@@ -12,7 +12,9 @@ import sys
 from vlm_bench.cli.main import main
 flags = ["score", "gqa", "--data", sys.argv[1], "--answers", sys.argv[2], "--save", sys.argv[3]]
 assert main(flags) == main(["diff", sys.argv[3], sys.argv[3]]) == 0
-print(sorted({"torch", "transformers", "timm", "PIL", "openai", "openpyxl"} & set(sys.modules)))
+heavy = {"torch", "transformers", "timm", "PIL", "openai", "openpyxl"}
+others = {"vlm_encoders.configs", "vlm_connectors.configs", "vlm_llms.configs", "vlm_train.config", "yaml"}
+print(sorted((heavy | others) & set(sys.modules)))
 """
 PLUGIN = """
 import sys

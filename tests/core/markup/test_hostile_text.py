@@ -14,7 +14,7 @@ from vlm_core.cli.common import Parser, run
 from vlm_core.cli.output import inert, printable_records, say
 from vlm_core.errors import BadSample, Problem, SpecError, UserError
 from vlm_core.io.image_folder import ImageFolder
-from vlm_core.io.strict_json import parse_strict
+from vlm_core.io.strict_json import parse_strict, parse_strict_line
 from vlm_core.markup import markdown
 from vlm_core.markup.printable import json_text
 
@@ -182,6 +182,49 @@ def test_json_that_has_no_value(text, line):
         parse_strict(text, "f.json")
     with pytest.raises(UserError, match=rf"^f\.json:{line + 6}: "):
         parse_strict(text, "f.json", 7)
+
+
+LINES = [
+    '{"a": 1, "b": [1.5, "x\\ny", {"c": null}]}',
+    ' {"a": true} ',
+    '{"a": 1}\r',
+    '"\\ud83d\\ude00"',
+    '"\\ud800"',
+    '{"a": 1, "a": 2}',
+    '{"a": 1} {"b": 2}',
+    '{"a": 1},',
+    '{"a": NaN}',
+    '{"a": -Infinity}',
+    '{"a": 1e999}',
+    '{"a": ' + "9" * 5000 + "}",
+    "[" * 64 + "]" * 64,
+    "[" * 65 + "]" * 65,
+    "[" * 10**5,
+    '{"a": "' + "[" * 100 + '"}',
+    '{"a": 1',
+    '{"a": "x',
+    '{"a": "\t"}',
+    "",
+    "x",
+    "3",
+]
+
+
+def _outcome(parse, line: str):
+    try:
+        return repr(parse(line))
+    except UserError as error:
+        return str(error)
+
+
+@pytest.mark.parametrize("line", LINES, ids=range(len(LINES)))
+def test_a_line_is_read_as_the_whole_text_is(line):
+    """Also with each of its first characters left out, and with one doubled."""
+    for n in range(min(len(line), 40) + 1):
+        for text in (line[:n] + line[n + 1 :], line[:n] + line[n : n + 1] + line[n:]):
+            assert _outcome(lambda t: parse_strict_line(t, "f.jsonl", 7), text) == _outcome(
+                lambda t: parse_strict(t, "f.jsonl", 7, only=True), text
+            )
 
 
 @pytest.mark.parametrize(

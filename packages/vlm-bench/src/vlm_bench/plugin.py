@@ -1,13 +1,14 @@
-"""Plugin of vlm-core: registers the benchmarks."""
+"""Plugin of vlm-core: registers the benchmarks, which are imported when the hook is called."""
 
 from __future__ import annotations
 
-from vlm_bench import benchmarks
 from vlm_core.plugins import BenchmarkConfig, hookimpl
 
 
 @hookimpl
 def vlm_benchmarks() -> list[type[BenchmarkConfig]]:
+    from vlm_bench import benchmarks
+
     return [
         benchmarks.VQAv2Config,
         benchmarks.GQAConfig,

@@ -65,7 +65,7 @@ def _per_benchmark(commands, command: str, text: str, add) -> None:
 
 def _benchmarks() -> dict[str, type[BenchmarkConfig]]:
     """Config classes by name, without names that two packages register; `vlm-assemble --list` shows those."""
-    configs = {name: entries for (kind, name), entries in installed().entries.items() if kind == "benchmark"}
+    configs = installed().of_kind("benchmark")
     return {name: entries[0].value for name, entries in sorted(configs.items()) if len(entries) == 1}
 
 

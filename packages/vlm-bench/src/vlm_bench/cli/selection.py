@@ -79,7 +79,7 @@ def _config(
     name: str, data: Path | None, strictness: str | None, options: list[str], *, required: bool
 ) -> BenchmarkConfig | str:
     """The config; or, unless it is `required`, the reason why there is none: an ambiguous name or a missing option."""
-    if not required and len(installed().entries["benchmark", name]) > 1:
+    if not required and len(installed().of_kind("benchmark")[name]) > 1:
         return "two packages register this name"
     config = installed().get("benchmark", name)
     common = {"data": data, "strictness": strictness}

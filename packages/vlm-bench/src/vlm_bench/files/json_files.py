@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from vlm_bench.files.json_object import Row, as_row
 from vlm_core.errors import UserError
 from vlm_core.io.files import decode_text, open_regular
-from vlm_core.io.strict_json import parse_strict
+from vlm_core.io.strict_json import parse_strict, parse_strict_line
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
@@ -114,10 +114,10 @@ def read_text(path: Path) -> str:
 
 def read_jsonl(path: Path) -> Iterator[Row]:
     """One row per line; empty lines are skipped, an empty file is an error."""
-    count = 0
+    count, name = 0, str(path)
     for number, line in enumerate(_lines(read_text(path)), 1):
-        if line.strip():
-            yield as_row(parse_json(line, path, number), f"{path}:{number}")
+        if line and not line.isspace():
+            yield as_row(_parse_line(line, path, number), f"{name}:{number}")
             count += 1
         if count > MAX_ROWS:
             raise UserError(f"{path}: more than {MAX_ROWS} rows; no benchmark has such a file")
@@ -139,11 +139,20 @@ def read_json(path: Path) -> Any:
     return parse_json(read_text(path), path)
 
 
-def parse_json(text: str, path: Path, line: int | None = None) -> Any:
-    """The value of a file's JSON text, or of its line number `line`, as `parse_strict` reads it."""
+def parse_json(text: str, path: Path) -> Any:
+    """The value of a file's JSON text, as `parse_strict` reads it."""
+    _refuse_many_values(text, path)
+    return parse_strict(text, path)
+
+
+def _parse_line(line: str, path: Path, number: int) -> Any:
+    _refuse_many_values(line, path)
+    return parse_strict_line(line, path, number)
+
+
+def _refuse_many_values(text: str, path: Path) -> None:
     if len(text) > MAX_VALUES and (count := sum(map(text.count, ",[{"))) > MAX_VALUES:
         raise UserError(f"{path}: about {count} values; at most {MAX_VALUES} are read")
-    return parse_strict(text, path, line or 1, only=line is not None)
 
 
 def json_rows(path: Path, key: str | None = None) -> list[Row]:

@@ -42,7 +42,7 @@ _REPORT_FIELDS = {
 class _RunMetadata(BaseModel):
     """The keys that this package reads; earlier versions wrote fewer."""
 
-    model_config = ConfigDict(strict=True, allow_inf_nan=False, protected_namespaces=())
+    model_config = ConfigDict(strict=True, allow_inf_nan=False, defer_build=True, protected_namespaces=())
     benchmark: str
     protocol: str | None = None
     model: str | None = None

@@ -30,7 +30,7 @@ Ratio = Annotated[list[float | bool], Field(min_length=2, max_length=2)]
 class _Strict(BaseModel):
     """Strict JSON types: a string is not a number."""
 
-    model_config = ConfigDict(strict=True, allow_inf_nan=False)
+    model_config = ConfigDict(strict=True, allow_inf_nan=False, defer_build=True)
 
 
 class _Example(_Strict):
@@ -46,7 +46,7 @@ class _Example(_Strict):
 
 
 class _Difference(_Strict):
-    model_config = ConfigDict(strict=True, allow_inf_nan=False, extra="forbid")
+    model_config = ConfigDict(strict=True, allow_inf_nan=False, defer_build=True, extra="forbid")
     metric: str
     points: bool
     first: float

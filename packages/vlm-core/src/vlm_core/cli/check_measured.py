@@ -34,7 +34,8 @@ def print_measured(measured: Sequence[StepCosts], samples: Mapping[str, int] | N
     on_cpu = first.cpu_seconds is not None
     memory = ("peak", "growth") if on_cpu else ("peak", "reserved")
     times = ("s a step", "CPU s") if on_cpu else ("s a step",)
-    columns = ["stage", "micro-batch", *times, "samples/s", "tokens/s", "hours", *memory, "MFU"]
+    utilization = ["MFU"] if any(costs.mfu is not None for costs in measured) else []
+    columns = ["stage", "micro-batch", *times, "samples/s", "tokens/s", "hours", *memory, *utilization]
     lines = table(f"measured on {first.device}{several}", *columns)
     for costs in measured:
         seconds = [f"{costs.seconds:.3g}"]
@@ -50,7 +51,7 @@ def print_measured(measured: Sequence[StepCosts], samples: Mapping[str, int] | N
             _hours(costs, (samples or {}).get(costs.stage)),
             size(costs.peak_memory),
             "" if beside is None else size(beside),
-            "" if costs.mfu is None else f"{costs.mfu:.1%}",
+            *["" if costs.mfu is None else f"{costs.mfu:.1%}"] * len(utilization),
         )
     show(lines)
     say("", *_notes(measured))

@@ -18,7 +18,8 @@ def table(title: str, *columns: str, right: int = 1) -> Any:
     above = Text("\n", style="table.title").append_text(inert(title))
     plain = Table(title=above, title_justify="left", box=None, header_style="dim")
     for i, column in enumerate(columns):
-        plain.add_column(inert(column), justify="right" if i >= right else "left")
+        # what a narrow terminal has no room for goes to the next line instead of being cut off
+        plain.add_column(inert(column), justify="right" if i >= right else "left", overflow="fold")
     return plain
 
 

@@ -20,7 +20,7 @@ _SURROGATE = re.compile(
     r"\\u[dD][89abAB]..(?!\\u[dD][c-fC-F])|(?<!\\u[dD][89abAB]..)\\u[dD][c-fC-F]..", re.DOTALL
 )
 _QUOTED = re.compile(r'"(?:[^"\\]|\\.)*"', re.DOTALL)
-_NESTED = (dict, list)  # of millions of values, a union made anew for each takes as long as parsing them
+_NESTED = frozenset({dict, list})  # the types of decoded values are exact: a set is faster than isinstance
 _BRACKET = re.compile(rf"{_QUOTED.pattern}|[][{{}}]", re.DOTALL)
 
 
@@ -64,6 +64,18 @@ def parse_strict(
             f"{where(surrogate.start() if surrogate else 0)}: unpaired surrogate"
             + (f": {surrogate[0]}" if surrogate else "")
         ) from None
+
+
+def parse_strict_line(line: str, path: str | Path, number: int) -> Any:
+    """The value of a line of JSON lines, as `parse_strict` reads it; faster for a line that has nothing unusual."""
+    if "\\u" not in line and line.count("[") + line.count("{") <= MAX_DEPTH:
+        try:
+            value, end = _DECODER.raw_decode(line)
+        except ValueError:  # `parse_strict` names the fault
+            value, end = None, -1
+        if end == len(line):
+            return value
+    return parse_strict(line, path, number, only=True)
 
 
 class _RefusedError(ValueError):
@@ -115,15 +127,15 @@ def _too_deep(text: str) -> int:
 
 def _nests_deeply(value: Any) -> bool:
     """Whether lists and objects are nested deeper than `MAX_DEPTH`; without recursion."""
-    level = [value] if isinstance(value, _NESTED) else []
+    level = [value] if type(value) in _NESTED else []
     for _ in range(MAX_DEPTH):
         if not level:
             return False
         level = [
             inner
             for outer in level
-            for inner in (outer.values() if isinstance(outer, dict) else outer)
-            if isinstance(inner, _NESTED)
+            for inner in (outer.values() if type(outer) is dict else outer)
+            if type(inner) in _NESTED
         ]
     return bool(level)
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
@@ -47,27 +47,65 @@ class Entry:
     version: str
 
 
-@dataclass
+@dataclass(frozen=True)
+class Plugin:
+    """An imported plugin: its distribution, and its hooks."""
+
+    distribution: str
+    version: str
+    hooks: Any
+
+
 class Registry:
-    """Components of all installed plugins by (kind, name), and errors of broken plugins by distribution."""
+    """Components of all installed plugins. A hook is called when its kind of component is first asked for.
 
-    entries: dict[tuple[str, str], list[Entry]] = field(default_factory=dict)
-    broken: dict[str, str] = field(default_factory=dict)
+    So a command that needs benchmarks alone doesn't wait for the configs of encoders and language models.
+    """
 
-    def add(self, entry: Entry) -> None:
-        self.entries.setdefault((entry.kind, entry.name), []).append(entry)
+    def __init__(self, plugins: Sequence[Plugin] = (), broken: Mapping[str, str] | None = None) -> None:
+        self._plugins, self._broken = plugins, dict(broken or {})
+        self._kinds: dict[str, dict[str, list[Entry]]] = {}
+
+    def of_kind(self, kind: str) -> dict[str, list[Entry]]:
+        """Entries of a kind by name; several where packages claim one name."""
+        if kind not in self._kinds:
+            entries: dict[str, list[Entry]] = {}
+            for plugin in self._plugins:
+                try:
+                    named = _named(getattr(plugin.hooks, f"vlm_{kind}s")())
+                except (Exception, SystemExit) as error:  # third-party code may raise anything
+                    self._broken[plugin.distribution] = _shown(error)
+                    continue
+                for name, value in named.items():
+                    entry = Entry(kind, name, value, plugin.distribution, plugin.version)
+                    entries.setdefault(name, []).append(entry)
+            self._kinds[kind] = entries
+        return self._kinds[kind]
+
+    @property
+    def entries(self) -> dict[tuple[str, str], list[Entry]]:
+        """Entries of all kinds by (kind, name)."""
+        return {(kind, name): group for kind in KINDS for name, group in self.of_kind(kind).items()}
+
+    @property
+    def broken(self) -> dict[str, str]:
+        """Errors of broken plugins by distribution, those of hooks included: all are called."""
+        for kind in KINDS:
+            self.of_kind(kind)
+        return dict(sorted(self._broken.items()))
 
     def names(self, kind: str) -> list[str]:
-        return sorted(name for k, name in self.entries if k == kind)
+        return sorted(self.of_kind(kind))
 
     def all(self) -> Iterator[Entry]:
         """All entries, sorted by kind and name."""
-        for _, group in sorted(self.entries.items(), key=lambda item: (KINDS.index(item[0][0]), item[0][1])):
-            yield from group
+        for kind in KINDS:
+            for _, group in sorted(self.of_kind(kind).items()):
+                yield from group
 
     def get(self, kind: str, name: str) -> Any:
         """The class or function of a component; `UserError` for an unknown name or one that two packages use."""
-        group = self.entries.get((kind, name), [])
+        group = self.of_kind(kind).get(name, [])
         if len(group) == 1:
             return group[0].value
         if group:
@@ -111,34 +149,39 @@ def _other_api(plugin: Any) -> str:
     return f"made for plugin API {number}; this vlm-core has {API}: install {which}"
 
 
-def _collect(registry: Registry, point: EntryPoint) -> None:
-    distribution = point.dist.name if point.dist else point.name
-    version = point.dist.version if point.dist else "?"
+def _shown(error: BaseException) -> str:
+    return printable(f"{type(error).__name__}: {error}")
+
+
+def _load(point: EntryPoint) -> tuple[Any, str]:
+    """The hooks of a plugin, and the reason if they can't be used."""
     manager = pluggy.PluginManager(PROJECT)
     manager.add_hookspecs(Hooks)
-    try:
-        plugin = point.load()
-        if reason := _other_api(plugin):
-            registry.broken[distribution] = printable(reason)
-            return
-        manager.register(plugin, name=point.name)
-        manager.check_pending()
-        components = {kind: _named(getattr(manager.hook, f"vlm_{kind}s")()) for kind in KINDS}
-    except (Exception, SystemExit) as error:  # third-party code may raise anything
-        registry.broken[distribution] = printable(f"{type(error).__name__}: {error}")
-        return
-    for kind, named in components.items():
-        for name, value in named.items():
-            registry.add(Entry(kind, name, value, distribution, version))
+    plugin = point.load()
+    if reason := _other_api(plugin):
+        return None, printable(reason)
+    manager.register(plugin, name=point.name)
+    manager.check_pending()
+    return manager.hook, ""
 
 
 def discover(disabled: frozenset[str] = frozenset()) -> Registry:
-    """Load all plugins of the entry-point group `vlm` except `disabled` (plugin or distribution names)."""
-    registry = Registry()
+    """Import all plugins of the entry-point group `vlm` except `disabled` (plugin or distribution names)."""
+    plugins: list[Plugin] = []
+    broken: dict[str, str] = {}
     for point in sorted(entry_points(group=PROJECT), key=lambda p: p.name):
-        if not disabled & {point.name, point.dist.name if point.dist else point.name}:
-            _collect(registry, point)
-    return registry
+        distribution = point.dist.name if point.dist else point.name
+        if disabled & {point.name, distribution}:
+            continue
+        try:
+            hooks, reason = _load(point)
+        except (Exception, SystemExit) as error:  # third-party code may raise anything
+            hooks, reason = None, _shown(error)
+        if reason:
+            broken[distribution] = reason
+        else:
+            plugins.append(Plugin(distribution, point.dist.version if point.dist else "?", hooks))
+    return Registry(plugins, broken)
 
 
 @lru_cache(maxsize=1)

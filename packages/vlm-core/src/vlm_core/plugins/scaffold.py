@@ -54,7 +54,7 @@ def _check_name(kind: str, name: str) -> None:
         )
     if keyword.iskeyword(name) or name in ("plugin", *KINDS):
         raise UserError(f"{name!r} means something else in Python or here; choose another name")
-    if taken := [e.distribution for e in installed().entries.get((kind, name), [])]:
+    if taken := [e.distribution for e in installed().of_kind(kind).get(name, [])]:
         raise UserError(
             f"{kind} {name!r} exists already, in {taken[0]}; two packages can't claim one name, choose another"
         )

@@ -179,20 +179,16 @@ class Scheduler:
             self._join(answer, state)
 
     def _join(self, answer: Answer, state: Any) -> None:
-        rows = self.batching.rows
-        group = next((group for group in self.groups if len(group.members) < rows), None)
+        group = next((group for group in self.groups if len(group.members) < group.rows), None)
         if group is None:
-            group = Group(self.model, self.batching)
+            group = Group(self.model, self.batching, self.settings.slots)
             self.groups.append(group)
         group.change([], [(answer, state)])
 
     def _leave(self, group: Group[Answer], leaving: list[Answer]) -> None:
         group.change(leaving, [])
-        if not group.members:
-            self.groups.remove(group)
-            return
         others = [other for other in self.groups if other is not group]
-        roomy = [o for o in others if len(o.members) + len(group.members) <= self.batching.rows]
+        roomy = [o for o in others if len(o.members) + len(group.members) <= o.rows]
         if roomy:  # two groups take two steps
             roomy[0].change([], [(answer, group.taken(answer)) for answer in group.members])
             self.groups.remove(group)
