@@ -12,6 +12,7 @@ from contextlib import aclosing
 from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from PIL import Image
@@ -106,10 +107,11 @@ def noise_image(seed: int, side: int = 64) -> ImageFile:
 
 @dataclass
 class Record:
-    """Times of one request in seconds, and its text."""
+    """Times of one request, and its text."""
 
-    begin: float
-    first: float = 0.0
+    begin: tuple[float, float]
+    """`clocks` at the request, and at the first token."""
+    first: tuple[float, float] | None = None
     tokens: int = 0
     cached: int = 0
     pieces: list[str] = field(default_factory=list)
@@ -117,9 +119,10 @@ class Record:
     end: float = 0.0
 
     @property
-    def first_token(self) -> float:
-        """Seconds from the request to its first token."""
-        return self.first - self.begin
+    def first_token(self) -> tuple[float, float]:
+        """Seconds from the request to its first token, by the clock and of processor time."""
+        assert self.first is not None
+        return self.first[0] - self.begin[0], self.first[1] - self.begin[1]
 
     @property
     def text(self) -> str:
@@ -130,13 +133,13 @@ async def recorded(
     engine: LocalEngine, request: GenerationRequest, cancel_after: int | None = None
 ) -> Record:
     """Ask, and cancel after so many tokens; `last` is None then."""
-    record = Record(time.perf_counter())
+    record = Record(clocks())
     async with aclosing(engine.submit(request)) as events:
         async for event in events:
             if isinstance(event, Started):
                 record.cached = event.cached_tokens
             elif isinstance(event, Piece):
-                record.first = record.first or time.perf_counter()
+                record.first = record.first or clocks()
                 record.tokens += event.tokens
                 record.pieces.append(event.text)
             else:
@@ -151,6 +154,23 @@ async def recorded(
 
 def finished(record: Record) -> bool:
     return isinstance(record.last, Finished)
+
+
+class Rate(NamedTuple):
+    """Tokens a second, and tokens a second of processor time: with one thread, a busy machine changes it little."""
+
+    by_clock: float
+    by_processor: float
+
+    @classmethod
+    def since(cls, begin: tuple[float, float], end: tuple[float, float], tokens: int) -> Rate:
+        """Of so many tokens between two values of `clocks`."""
+        return cls(tokens / (end[0] - begin[0]), tokens / (end[1] - begin[1]))
+
+
+def clocks() -> tuple[float, float]:
+    """Seconds of the clock and of the processor."""
+    return time.perf_counter(), time.process_time()
 
 
 def rss() -> int:

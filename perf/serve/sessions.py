@@ -2,8 +2,9 @@
 
     uv run python -m perf.serve.sessions
 
-A tiny model whose states are large beside the rest. The baseline is the process with the model and one session that
-has answered; the rest is what the sessions add. `per session` is to be the state's bytes.
+A tiny model whose states are large beside the rest. The baseline is the process with the model and sessions that have
+answered, without the slots that the engine keeps; the rest is what the sessions add. `growth per session` is to be one
+state.
 """
 
 from __future__ import annotations
@@ -78,7 +79,8 @@ def main() -> None:
     asyncio.run(recorded(engine, chat_request("what", SamplingParams(max_tokens=20, temperature=0.0))))
     asyncio.run(grown(engine, 16, 2))
     gc.collect()
-    state, base = engine.scheduler.costs.constant, rss()
+    state, kept = engine.scheduler.costs.constant, sum(group.rows for group in engine.scheduler.groups)
+    base = rss() - kept * state
     weights = sum(p.nbytes for p in model.parameters())
 
     def rows() -> Iterator[list[str]]:

@@ -4,9 +4,11 @@
 
 `fixed batch`: 16 prompts read as one batch, answers of one length, no server: `Session`. `engine`: 16 clients, each
 of which asks again a random while after its answer; lengths of questions and answers vary about those of the batch.
-`transformers`: `MambaForCausalLM.generate` on the same weights in batches of 16, as it can't batch such a model
-continuously. Prompts are counted as time, but not as tokens. Time to the first token is in prefills: the time that an
-idle engine takes from the same requests to their first token, one by one.
+`generate`: of transformers' `MambaForCausalLM`, in batches of 16 with answers of the same length. `transformers serve`:
+a server of its own process, which can't batch such a model; it needs fastapi, as `uv run --with fastapi python -m …`
+brings it. Prompts are counted as time, but not as tokens: `positions read for a token` shows that the engine reads as
+many as the batch, 0.71. Time to the first token is in prefills: the time that an idle engine takes from the same
+requests to their first token, one by one.
 """
 
 from __future__ import annotations
@@ -14,18 +16,19 @@ from __future__ import annotations
 import asyncio
 import random
 import statistics
-import time
+import sys
+from argparse import Namespace
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from contextlib import ExitStack
 
-import torch
 from perf.lib.common import parser, start
-from perf.lib.contestants import models
 from perf.lib.serving import (
     SHAPE_130M,
     TEMPLATE,
+    Rate,
     Record,
     chat_request,
+    clocks,
     closed,
     engine_of,
     load,
@@ -36,7 +39,7 @@ from perf.lib.serving import (
     warm,
 )
 from perf.lib.tables import number, ratio, table
-from transformers import MambaForCausalLM
+from perf.serve.load import transformers_peers
 
 from vlm_core.generation.generate import Session
 from vlm_core.generation.sampling import GenerationConfig
@@ -49,24 +52,9 @@ SMOKE = (32, 2, 50280)
 CLIENTS, WORDS, TOKENS = 16, 64, 96
 REQUESTS = 4
 """Of each client."""
-PEER_TOKENS = 16
-
-
-class Rate(NamedTuple):
-    """Tokens a second, and tokens a second of processor time: with one thread, a busy machine changes it little."""
-
-    by_clock: float
-    by_processor: float
-
-    @classmethod
-    def since(cls, begin: tuple[float, float], tokens: int) -> Rate:
-        now = clocks()
-        return cls(tokens / (now[0] - begin[0]), tokens / (now[1] - begin[1]))
-
-
-def clocks() -> tuple[float, float]:
-    """Seconds of the clock and of the processor."""
-    return time.perf_counter(), time.process_time()
+SHARES = (0.5, 0.99)
+"""Percentiles of the time to the first token."""
+Peers = dict[str, Callable[[], Rate]]
 
 
 def fixed_batch(model: VLM, tokens: int) -> Rate:
@@ -81,7 +69,7 @@ def fixed_batch(model: VLM, tokens: int) -> Rate:
     count = sum(
         token is not None for ids in session.tokens(GenerationConfig(max_new_tokens=tokens)) for token in ids
     )
-    return Rate.since(begin, count)
+    return Rate.since(begin, clocks(), count)
 
 
 def asked(draw: random.Random, tokens: int) -> GenerationRequest:
@@ -90,17 +78,18 @@ def asked(draw: random.Random, tokens: int) -> GenerationRequest:
     return chat_request(question(draw, draw.randint(WORDS // 2, WORDS + WORDS // 2)), sampling)
 
 
-def live(model: VLM, tokens: int) -> tuple[Rate, list[Record]]:
-    """(rate while all clients have a request, the requests after each client's first)."""
+def live(model: VLM, tokens: int) -> tuple[Rate, float, list[Record]]:
+    """(rate while all clients have a request, positions read for a token, the requests after each client's first)."""
     engine, records, arrivals = (
         engine_of(model, EngineSettings(slots=CLIENTS, cache_bytes=0)),
         [],
         random.Random(2),
     )
-    marks: list[tuple[tuple[float, float], int]] = []
+    marks: list[tuple[tuple[float, float], tuple[int, int]]] = []
 
     def mark() -> None:
-        marks.append((clocks(), engine.scheduler.counters.generated_tokens))
+        counters = engine.scheduler.counters
+        marks.append((clocks(), (counters.generated_tokens, counters.prefill_positions)))
 
     async def client(number: int, wait: float) -> None:
         draw = random.Random(number)
@@ -111,24 +100,26 @@ def live(model: VLM, tokens: int) -> tuple[Rate, list[Record]]:
             mark()
             await asyncio.sleep(draw.expovariate(20))
 
-    pause = prefill(model, tokens, 1)
+    pause, _ = prefill(model, tokens, 1)
 
     async def measure() -> None:
         await asyncio.gather(*(client(n, arrivals.random() * 2 * CLIENTS * pause) for n in range(CLIENTS)))
 
     asyncio.run(measure())
     closed(engine)
-    last = next(i for i in range(len(marks)) if i >= (REQUESTS - 1) * CLIENTS)  # later some have ended
-    (begin, before), (end, after) = marks[CLIENTS], marks[last]
-    tokens, (clock, processor) = after - before, (b - a for a, b in zip(begin, end, strict=True))
-    return Rate(tokens / clock, tokens / processor), records
+    (begin, begun), (end, ended) = (
+        marks[CLIENTS],
+        marks[(REQUESTS - 1) * CLIENTS],
+    )  # later some have no request
+    generated, read = (after - before for before, after in zip(begun, ended, strict=True))
+    return Rate.since(begin, end, generated), read / generated, records
 
 
-def prefill(model: VLM, tokens: int, count: int = 8) -> float:
-    """Median seconds to the first token of an idle engine."""
+def prefill(model: VLM, tokens: int, count: int = 8) -> tuple[float, float]:
+    """Median seconds to the first token of an idle engine, by the clock and of processor time."""
     engine, draw = engine_of(model, EngineSettings(cache_bytes=0)), random.Random(3)
 
-    async def one_by_one() -> list[float]:
+    async def one_by_one() -> list[tuple[float, float]]:
         first = []
         for _ in range(count):
             request = asked(draw, tokens)
@@ -136,23 +127,47 @@ def prefill(model: VLM, tokens: int, count: int = 8) -> float:
         await engine.close(0)
         return first
 
-    return statistics.median(asyncio.run(one_by_one()))
+    clock, processor = zip(*asyncio.run(one_by_one()), strict=True)
+    return statistics.median(clock), statistics.median(processor)
 
 
-def peer(shape: tuple[int, int, int], tokens: int) -> Callable[[], Rate]:
-    """Of transformers' `generate`."""
-    _, body = models(*shape)
-    with torch.device("meta"):
-        model: Any = MambaForCausalLM(body.config).eval()
-    model.backbone, model.lm_head.weight = body, body.embeddings.weight
-    ids = torch.randint(1, shape[2], (CLIENTS, WORDS + 6))
+def contestants(options: Namespace, shape: tuple[int, int, int], tokens: int, stack: ExitStack) -> Peers:
+    """What is measured besides the engine, by name."""
+    if options.no_peer:
+        return {}
+    peers: Peers = {"`generate`": transformers_peers.generate(shape, CLIENTS, WORDS + 4, tokens)}
+    if why_not := transformers_peers.why_not_served():
+        print(why_not, file=sys.stderr)
+    else:
+        serve = transformers_peers.serve(shape, WORDS, tokens, options.threads)
+        peers["`transformers serve`"] = stack.enter_context(serve)
+    return peers
 
-    def run() -> Rate:
-        begin = clocks()
-        out = model.generate(ids, max_new_tokens=tokens, do_sample=False, eos_token_id=-1, pad_token_id=0)
-        return Rate.since(begin, out.numel() - ids.numel())
 
-    return run
+def measured(model: VLM, tokens: int, peers: Peers) -> tuple[list[float], list[str]]:
+    """(ratios that medians are taken of, cells that belong to this round alone)."""
+    batches, alone = [fixed_batch(model, tokens)], prefill(model, tokens)
+    rate, read, records = live(model, tokens)
+    batches.append(fixed_batch(model, tokens))  # before and after
+    others = [Rate(*map(statistics.mean, zip(*batches, strict=True))), *(run() for run in peers.values())]
+    shares = [by / other for theirs in others for by, other in zip(rate, theirs, strict=True)]
+    waits = zip(*(record.first_token for record in records), strict=True)
+    first = [[seconds / unit for seconds in column] for column, unit in zip(waits, alone, strict=True)]
+    rates = [number(one.by_clock) for one in (rate, *others)]
+    cells = [*rates, number(1000 * alone[0]), f"{read:.2f}", str(len(records)), load()]
+    return [*shares, *(percentile(column, share) for share in SHARES for column in first)], cells
+
+
+def rows(model: VLM, tokens: int, rounds: int, peers: Peers) -> Iterator[list[str]]:
+    """A row a round, and the medians."""
+    ratios: list[list[float]] = []
+    for turn in range(rounds):
+        values, cells = measured(model, tokens, peers)
+        ratios.append(values)
+        yield [str(turn + 1), *map(ratio, values[:-4]), *(f"{v:.2f}" for v in values[-4:]), *cells]
+    medians = [statistics.median(values) for values in zip(*ratios, strict=True)]
+    blank = [""] * (len(peers) + 6)
+    yield ["median", *map(ratio, medians[:-4]), *(f"{v:.2f}" for v in medians[-4:]), *blank]
 
 
 def main() -> None:
@@ -162,42 +177,15 @@ def main() -> None:
     shape, tokens = (SMOKE, 16) if options.smoke else (SHAPE_130M, TOKENS)
     model = served_model(shape)
     warm(model)
-    their_rate = None if options.no_peer else peer(shape, 4 if options.smoke else PEER_TOKENS)
-
-    def rows() -> Iterator[list[str]]:
-        quotients: list[list[float]] = []
-        for turn in range(options.rounds):
-            batches, alone = [fixed_batch(model, tokens)], prefill(model, tokens)
-            rate, records = live(model, tokens)
-            batches.append(fixed_batch(model, tokens))  # before and after
-            rates = [Rate(*map(statistics.mean, zip(*batches, strict=True))), rate]
-            rates += [their_rate()] if their_rate else []
-            first = [record.first_token / alone for record in records]
-            shares = [
-                by / other for other in [rates[0], *rates[2:]] for by, other in zip(rate, other, strict=True)
-            ]
-            quotients.append([*shares, percentile(first, 0.5), percentile(first, 0.99)])
-            cells = [*map(ratio, shares), *(number(one.by_clock) for one in rates), number(1000 * alone)]
-            yield [
-                str(turn + 1),
-                *cells,
-                *(f"{share:.2f}" for share in quotients[-1][-2:]),
-                str(len(records)),
-                load(),
-            ]
-        medians = [statistics.median(values) for values in zip(*quotients, strict=True)]
-        cells = [
-            *map(ratio, medians[:-2]),
-            *[""] * (len(peers) + 2),
-            *(f"{share:.2f}" for share in medians[-2:]),
-        ]
-        yield ["median", *cells, "", ""]
-
-    peers = ["fixed batch"] + (["transformers"] if their_rate else [])
-    columns = [f"engine / {peer}{kind}" for peer in peers for kind in ("", ", processor time")]
-    columns += [f"{name}, tokens/s" for name in ("fixed batch", "engine", *peers[1:])]
-    columns += ["a prefill, ms", "first token, median, prefills", "first token, 99 %, prefills"]
-    table("16 live requests", ["round", *columns, "requests", "load"], rows())
+    with ExitStack() as stack:
+        peers = contestants(options, shape, tokens, stack)
+        names = ["fixed batch", *peers]
+        kinds = ("", ", processor time")
+        columns = [f"engine / {name}{kind}" for name in names for kind in kinds]
+        columns += [f"first token, {share:.0%}, prefills{kind}" for share in SHARES for kind in kinds]
+        columns += [f"{name}, tokens/s" for name in ("engine", *names)]
+        columns += ["a prefill, ms", "positions read for a token", "requests", "load"]
+        table("16 live requests", ["round", *columns], rows(model, tokens, options.rounds, peers))
 
 
 if __name__ == "__main__":

@@ -3,9 +3,10 @@
     vlm-train run specs/moving.yaml
     uv run python -m perf.train.frame_distances mamba=runs/moving --plot docs/img/moving-distances.png
 
-A line for each run, `name=folder`, and the lengths of its clips; runs of one name have one colour. Intervals are
-Wilson's at 95 %, over the questions of one run: they don't cover what another seed would change. The dashed line is the
-longest distance in the training data.
+A line for each name of `name=folder` and length of clips. Runs of one name, which differ in their seed, are one line:
+the mean of their accuracies, with the lowest and the highest. The interval of a single run is Wilson's at 95 %, over
+its questions: it doesn't cover what another seed would change. The dashed line is the longest distance in the training
+data.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from __future__ import annotations
 import argparse
 import math
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -60,16 +61,39 @@ def hits_of(folder: Path) -> tuple[Hits, int]:
     return hits, longest - LONGEST_PASSAGE
 
 
-def rows(runs: list[tuple[str, Hits]]) -> Iterator[list[object]]:
-    """Lines of the table: an accuracy for each run, kind, length and distance."""
+def accuracy(runs: Sequence[list[bool]]) -> tuple[float, float, float]:
+    """In percent: of one run `wilson`; of several the mean, the lowest and the highest."""
+    if len(runs) == 1:
+        return wilson(runs[0])
+    shares = [100 * sum(hits) / len(hits) for hits in runs]
+    return sum(shares) / len(shares), min(shares), max(shares)
+
+
+def by_name(
+    runs: Sequence[tuple[str, Hits]],
+) -> dict[str, dict[tuple[str, int], dict[int, list[list[bool]]]]]:
+    """name -> (kind, frames of the clip) -> distance -> the answers of each run that has some there."""
+    result: dict[str, dict[tuple[str, int], dict[int, list[list[bool]]]]] = {}
     for name, hits in runs:
-        for (kind, length), by_distance in sorted(hits.items()):
+        for key, by_distance in hits.items():
+            lines = result.setdefault(name, {}).setdefault(key, {})
+            for distance, answers in by_distance.items():
+                lines.setdefault(distance, []).append(answers)
+    return result
+
+
+def rows(runs: Sequence[tuple[str, Hits]]) -> Iterator[list[object]]:
+    """Lines of the table: an accuracy for each name, kind, length and distance."""
+    for name, lines in by_name(runs).items():
+        for (kind, length), by_distance in sorted(lines.items()):
             for distance, answers in sorted(by_distance.items()):
-                share, low, high = wilson(answers)
-                yield [name, kind, length, distance, len(answers), f"{share:.1f}", f"{low:.1f} to {high:.1f}"]
+                share, low, high = accuracy(answers)
+                count = sum(map(len, answers))
+                interval = f"{low:.1f} to {high:.1f}"
+                yield [name, len(answers), kind, length, distance, count, f"{share:.1f}", interval]
 
 
-def plot(runs: list[tuple[str, Hits]], trained: int, path: Path) -> None:
+def plot(runs: Sequence[tuple[str, Hits]], trained: int, path: Path) -> None:
     """A panel for each kind: accuracy with its interval against distance, which has a logarithmic axis from 0 on."""
     colours = {name: f"C{i}" for i, name in enumerate(dict.fromkeys(name for name, _ in runs))}
     lengths = sorted({length for _, hits in runs for _, length in hits})
@@ -77,9 +101,9 @@ def plot(runs: list[tuple[str, Hits]], trained: int, path: Path) -> None:
     with drawing() as figure:
         figure.set_size_inches(10, 3.6)
         for axes, kind in zip(figure.subplots(1, len(KINDS), sharey=True), KINDS, strict=True):
-            for name, hits in runs:
+            for name, lines in by_name(runs).items():
                 for length in lengths:
-                    _line(axes, hits.get((kind, length), {}), colours[name], styles[length])
+                    _line(axes, lines.get((kind, length), {}), colours[name], styles[length])
             axes.axhline(25, color="black", linestyle=":", linewidth=1)
             axes.axvline(trained, color="gray", linestyle="--", linewidth=1)
             axes.set_xscale("symlog", linthresh=1, base=2)
@@ -91,8 +115,8 @@ def plot(runs: list[tuple[str, Hits]], trained: int, path: Path) -> None:
         save(figure, path)
 
 
-def _line(axes: Any, by_distance: Mapping[int, list[bool]], colour: str, style: str) -> None:
-    points = [(distance, *wilson(answers)) for distance, answers in sorted(by_distance.items())]
+def _line(axes: Any, by_distance: Mapping[int, Sequence[list[bool]]], colour: str, style: str) -> None:
+    points = [(distance, *accuracy(answers)) for distance, answers in sorted(by_distance.items())]
     if points:
         x, y, low, high = zip(*points, strict=True)
         axes.plot(x, y, color=colour, linestyle=style, marker="o", markersize=3)
@@ -137,8 +161,8 @@ def main() -> None:
         (name, *hits_of(Path(folder))) for name, _, folder in (run.partition("=") for run in arguments.runs)
     ]
     runs = [(name, hits) for name, hits, _ in found]
-    head = ["run", "question", "frames", "frames ago", "questions", "accuracy, %", "95 % interval"]
-    print("\n".join(table([head, *rows(runs)], right=2)))
+    head = ["run", "runs", "question", "frames", "frames ago", "questions", "accuracy, %", "interval"]
+    print("\n".join(table([head, *rows(runs)], right=3)))
     if arguments.plot:
         plot(runs, max(trained for *_, trained in found), arguments.plot)
     if arguments.strip:

@@ -7,6 +7,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from lmms_data import image, write_data_sets
@@ -14,10 +16,12 @@ from PIL import Image
 from processes import run, succeed
 from torch import Tensor
 from uv import find_uv_bin
+from videos import video
 
 from vlm_bench.lmms.recipes import RECIPES
 from vlm_core.generation.answer import answer
 from vlm_core.generation.sampling import GenerationConfig
+from vlm_core.io.video.sources import Sampling, VideoSource
 from vlm_core.model import VLM
 from vlm_core.model_folder.assemble import build, load, save
 from vlm_core.spec.spec import Spec
@@ -51,6 +55,14 @@ repeats: 3
 generation_kwargs:
   {max_new_tokens: 6, temperature: 1.0, do_sample: true, seed: 7, stop_sequences: ["~"], image_aspect_ratio: pad}
 """
+STOCK_VIDEO_TASK = """
+include: {tasks}/{stock}.yaml
+task: {name}
+dataset_path: parquet
+dataset_name: null
+dataset_kwargs: {{data_files: {{{split}: {rows}}}}}
+"""
+"""lmms-eval's own task file; its `dataset_kwargs` would download the videos."""
 COLOURS = ("red", "green", "blue", "white")
 SCORES = {
     "mmmu_val": "mmmu_acc,none",
@@ -70,7 +82,7 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("lmms") / "env"
     uv, python = find_uv_bin(), folder / "bin" / "python"
     succeed(uv, "venv", "--quiet", "--python", sys.executable, folder)
-    wanted = ["vlm-core", "vlm-bench[lmms-eval]", "vlm-encoders[timm]", "vlm-connectors", "vlm-llms"]
+    wanted = ["vlm-core[video]", "vlm-bench[lmms-eval]", "vlm-encoders[timm]", "vlm-connectors", "vlm-llms"]
     ours = [part for name in wanted for part in ("-e", f"{ROOT / 'packages'}/{name}")]
     pinned = f"torch=={version('torch').split('+')[0]}"
     succeed(uv, "pip", "install", "--quiet", "--python", python, pinned, *ours)
@@ -116,9 +128,12 @@ def _expected(folder: Path, rows: list[dict[str, Any]], decoding: GenerationConf
     return answers
 
 
-def _evaluate(environment: Path, model: Path, tasks: str, include: Path, home: Path) -> str:
+def _evaluate(
+    environment: Path, model: Path, tasks: str, include: Path, home: Path, arguments: str = ""
+) -> str:
     """Run lmms-eval without network, with results in `home/out` -> what it writes to standard error."""
-    flags = ["--model", "vlm", "--model_args", f"pretrained={model}", "--device", "cpu", "--batch_size", "2"]
+    chosen = f"pretrained={model}{arguments}"
+    flags = ["--model", "vlm", "--model_args", chosen, "--device", "cpu", "--batch_size", "2"]
     where = ["--include_path", include, "--tasks", tasks, "--output_path", home / "out", "--log_samples"]
     done = run(
         environment, "-m", "lmms_eval", *flags, *where, env={"HF_HOME": str(home), "HF_HUB_OFFLINE": "1"}
@@ -186,3 +201,70 @@ def test_the_recipes(
     for name in names:
         logged = _logged(out, f"{name}_local")
         assert [row["input"] for row in logged] == prompts[name]
+
+
+def _write_video_tasks(folder: Path, home: Path, tasks: Path) -> None:
+    """Videos where two stock tasks look for them, with parquet files of the columns that they read."""
+    places = home / "mvbench_video" / "ssv2_video_mp4", home / "videomme" / "data"
+    questions, options = ["which way does it move?", "what colour?", "how many?"], ["left", "right", "up"]
+    for place in places:
+        place.mkdir(parents=True)
+        for n in range(len(questions)):
+            (place / f"v{n}.mp4").write_bytes(video(frames=12 + 5 * n, rate=4 + n))
+    mvbench = [
+        {"video": f"v{n}.mp4", "question": text, "candidates": options, "answer": options[n]}
+        for n, text in enumerate(questions)
+    ]
+    lettered = [f"{letter}. {text}" for letter, text in zip("ABC", options, strict=True)]
+    kinds = {
+        "duration": "short",
+        "domain": "Knowledge",
+        "sub_category": "Law",
+        "task_type": "Counting Problem",
+    }
+    videomme = [
+        {
+            "videoID": f"v{n}",
+            "question_id": str(n),
+            "question": text,
+            "options": lettered,
+            "answer": "A",
+            **kinds,
+        }
+        for n, text in enumerate(questions)
+    ]
+    for name, stock, split, rows in (
+        ("antonyms", "mvbench/mvbench_action_antonym", "train", mvbench),
+        ("clips", "videomme/videomme", "test", videomme),
+    ):
+        pq.write_table(pa.Table.from_pylist(rows), file := folder / f"{name}.parquet")
+        text = STOCK_VIDEO_TASK.format(tasks=tasks, stock=stock, name=name, split=split, rows=file)
+        (folder / f"{name}.yaml").write_text(text)
+
+
+def test_stock_video_tasks(
+    environment: Path, lively: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """MVBench and Video-MME: `doc_to_visual` returns a path; prompts and scores are lmms-eval's."""
+    monkeypatch.setenv("VLM_SCAN_BACKEND", "torch")
+    (tasks,) = (environment.parents[1] / "lib").glob("python*/site-packages/lmms_eval/tasks")
+    home = tmp_path / "home"
+    _write_video_tasks(tmp_path, home, tasks)
+    _evaluate(environment, lively, "antonyms,clips", tmp_path, home, ",frames=3")
+    model, spec = load(lively)
+    for name, place in (("antonyms", "mvbench_video/ssv2_video_mp4"), ("clips", "videomme/data")):
+        expected, rows = [], _logged(home / "out", name)
+        for n, row in enumerate(rows):
+            views = model.video_processor(VideoSource(home / place / f"v{n}.mp4", Sampling(frames=3)))
+            counts = [model.image_tokens(views)]
+            prompt = render(
+                spec.template, [Message("user", (IMAGE, "\n", row["input"]))], model.llm.tokenizer, counts
+            )
+            expected.append(answer(model, [prompt], [views], decoding=GenerationConfig(16))[0].strip())
+        assert "which way does it move?" in rows[0]["input"]
+        assert [row["filtered_resps"] for row in rows] == expected
+        assert len(set(expected)) == 3, "the model says the same to everything"
+    (file,) = (home / "out").rglob("*_results.json")
+    results = json.loads(file.read_text())["results"]
+    assert 0 <= results["antonyms"]["mvbench_accuracy,none"] <= 100
+    assert 0 <= results["clips"]["videomme_perception_score,none"] <= 100

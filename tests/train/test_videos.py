@@ -3,6 +3,7 @@
 import dataclasses
 import json
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -12,14 +13,18 @@ from videos import video
 from vlm_core.errors import UserError
 from vlm_core.io.video.sources import Sampling, VideoSource
 from vlm_core.model_folder.assemble import build
+from vlm_core.rows import Rows
 from vlm_core.spec.spec import load_spec
 from vlm_core.text.render import TooLong
 from vlm_train.cli import main
 from vlm_train.config.evaluation import HeldOutQA
 from vlm_train.config.section import train_section
+from vlm_train.config.train import TrainConfig
 from vlm_train.data.dataset import sample_processor
-from vlm_train.data.mixture import image_positions
+from vlm_train.data.mixture import joined
+from vlm_train.data.order.row_lengths import image_positions, sizes_of, video_frames
 from vlm_train.evaluation.held_out import ask
+from vlm_train.feature_cache.size import estimate_cache_size
 
 CLIPS = {f"clip{k}.mp4": {"frames": 10 + k, "gop": 5} for k in range(3)}
 
@@ -69,12 +74,47 @@ def test_a_video_is_one_slot_of_all_its_frames(video_spec):
                 assert processor.video.layout(source).views == len(image), "known before decoding"
 
 
-def test_grouping_by_length_counts_the_frames(video_spec):
+@pytest.mark.parametrize("views", ["views: {video: {frames: 3}}", ""])
+def test_grouping_by_length_counts_the_frames(video_spec, views, monkeypatch):
+    """Also where the spec says nothing of videos; nothing is decoded, and rows without a video are not read."""
+    video_spec.write_text(video_spec.read_text().replace("views: {video: {frames: 3}}", views))
     model, processor, rows = processor_of(video_spec)
-    expected = [sum(map(model.image_tokens, processor.images(rows[r]))) for r in range(len(rows))]
-    assert image_positions(rows, model).tolist() == expected
-    model.samples_videos = False  # a spec that says nothing of videos: no row is read for them
-    assert image_positions(rows, model) == model.image_tokens_by_default
+    images = [processor.images(rows[r]) for r in range(len(rows))]
+    expected = [sum(map(model.image_tokens, those)) for those in images]
+    monkeypatch.setattr("vlm_core.views.video_views.sample_video", lambda *_: pytest.fail("was decoded"))
+    seen, read = [], type(rows).row
+    monkeypatch.setattr(type(rows), "row", lambda self, index: seen.append(index) or read(self, index))
+    sizes = sizes_of(rows)
+    assert image_positions(rows, model, sizes).tolist() == expected
+    assert seen == np.flatnonzero(sizes[:, 2]).tolist() == list(range(0, len(rows), 3))
+    frames = [sum(len(i.pixels) for i in those if not isinstance(i, torch.Tensor)) for those in images]
+    assert video_frames(rows, model, sizes).tolist() == frames
+
+
+def test_headers_that_cannot_be_read_are_counted(video_spec, tmp_path, caplog):
+    (tmp_path / "clip0.mp4").write_bytes(video()[:200])
+    model, _, rows = processor_of(video_spec)
+    tokens = model.image_tokens_by_default
+    positions = image_positions(rows, model, sizes_of(rows))
+    assert [positions[row] for row in (0, 3, 6)] == [0, 5 * tokens, 4 * tokens]
+    assert "sizes of videos: the headers of 1 of 3 can't be read; their rows will be bad rows" in caplog.text
+
+
+def test_an_index_of_another_shape_is_refused():
+    class Pairs(Rows):
+        def __len__(self):
+            return 2
+
+        def row(self, index):
+            return {}
+
+        def sizes(self):
+            return np.zeros((2, 2), dtype=np.int64)
+
+    with pytest.raises(
+        UserError, match=r"Pairs.sizes\(\) returned an array of shape \(2, 2\); expected \(2, 3\)"
+    ):
+        sizes_of(Pairs())
 
 
 def as_pixels(image):
@@ -155,6 +195,13 @@ def test_cached_features_of_frames_are_those_of_the_encoder(video_spec, tmp_path
     video_spec.write_text(yaml.safe_dump(spec))
     cached, _ = go(video_spec)
     assert list((tmp_path / "features").rglob("*.data"))
+    model, processor, rows = processor_of(video_spec)
+    train = TrainConfig.model_validate(spec["train"])
+    stage = train.stages[0].model_copy(update={"steps": None})
+    views = [1 if i.ndim == 3 else len(i) for r in rows for i in map(as_pixels, processor.images(r))]
+    line = estimate_cache_size(model, train, stage, joined(stage.data))
+    assert line is not None
+    assert f"at most {sum(views)} images and frames of" in line
     for one, other in zip(losses(plain), losses(cached), strict=True):
         assert one[:2] == other[:2]
         assert one[2] == pytest.approx(other[2], rel=1e-4)
@@ -182,7 +229,7 @@ def test_videos_beside_tiles(video_spec):
     tokens = model.image_tokens_by_default
     assert sum(example.sample.image_mask) == (len(video_views) + len(image_views)) * tokens
     answers = []
-    for size in (1, 2, 8):
+    for size in (1, 2, 3, 8):
         settings = HeldOutQA.model_construct(max_new_tokens=4, batch_size=size)
         answers.append([answer.text for answer in ask(model.eval(), list(rows), processor, settings)])
     assert answers[1:] == answers[:1] * 2

@@ -23,36 +23,40 @@ def halves(tmp_path):
 
 @pytest.fixture
 def saved(tiny_folder, halves, tmp_path, monkeypatch, capsys):
-    options = ("--watch", halves[0], "--ask", "red?", "--save", tmp_path / "s.state")
+    options = ("--watch", halves[0], "--ask", "red?", "--keep-every", "1s", "--save", tmp_path / "s.state")
     code, out, err = call(monkeypatch, capsys, tiny_folder, *options)
     assert (code, out, err) == (0, printed(expected_answer(tiny_folder, 4)) + "\n", "")
     return tmp_path / "s.state"
 
 
-def test_a_stream_goes_on_from_a_file(tiny_folder, halves, saved, monkeypatch, capsys):
+def test_a_stream_goes_on_with_its_kept_states(tiny_folder, halves, saved, monkeypatch, capsys):
     typed = ["/wait", "red?", "/at 0:03 red?", "/at 0:01 red?"]
     monkeypatch.setattr(prompt, "lines", lambda: iter(typed))
     options = ("--watch", halves[1], "--resume", saved, "--save", saved)
     code, out, err = call(monkeypatch, capsys, tiny_folder, *options)
-    *told, now, earlier = out.splitlines()  # the end of the source may be told before the first lines
+    *told, now, last, earlier = out.splitlines()  # the end of the source may be told before the first lines
     assert len(told) == 3
     assert f"{saved}: 4 frames, the last one at 00:00:03" in told
     assert now == f"[00:00:04] {printed(expected_answer(tiny_folder, 6))}"
-    assert earlier == f"[00:00:03] {printed(expected_answer(tiny_folder, 4))}"
-    assert (code, err) == (0, "00:00:01: the oldest kept state is that at 00:00:03")
-    assert read_manifest(saved).stream.model_dump() == {"frames": 6, "time": 4.0, "as_video": False}
+    assert last == f"[00:00:03] {printed(expected_answer(tiny_folder, 4))}"
+    assert earlier == f"[00:00:01] {printed(expected_answer(tiny_folder, 2))}"
+    assert (code, err) == (0, "")
+    stream = read_manifest(saved).stream
+    assert (stream.frames, stream.time) == (6, 4.0)
+    assert [(moment.frames, moment.time) for moment in stream.kept] == [(i + 1, float(i)) for i in range(4)]
 
 
 def test_questions_about_a_saved_stream(tiny_folder, saved, monkeypatch, capsys):
     expected = printed(expected_answer(tiny_folder, 4))
     code, out, err = call(monkeypatch, capsys, tiny_folder, "--resume", saved, "--ask", "red?")
     assert (code, out, err) == (0, expected + "\n", "")
-    monkeypatch.setattr(prompt, "lines", lambda: iter(["red?", "red?"]))
+    monkeypatch.setattr(prompt, "lines", lambda: iter(["red?", "red?", "/at 2s red?"]))
     code, out, err = call(monkeypatch, capsys, tiny_folder, "--resume", saved)
     head, resumed, *answers = out.splitlines()
     assert head.startswith("tiny on cpu: a question is about the frames so far")
     assert resumed == f"{saved}: 4 frames, the last one at 00:00:03"
-    assert (code, answers, err) == (0, [f"[00:00:03] {expected}"] * 2, "")
+    rewound = f"[00:00:02] {printed(expected_answer(tiny_folder, 3))}"
+    assert (code, answers, err) == (0, [*[f"[00:00:03] {expected}"] * 2, rewound], "")
 
 
 @pytest.mark.parametrize(

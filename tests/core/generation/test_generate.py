@@ -9,6 +9,7 @@ from vlm_core.generation.answer import answer
 from vlm_core.generation.generate import Session
 from vlm_core.generation.sampling import GenerationConfig
 from vlm_core.generation.sampling import sample as sample_next
+from vlm_core.views.image_views import ImageViews
 from vlm_ssm.layers import decode
 
 
@@ -138,10 +139,34 @@ def test_pieces_have_the_size_asked_for(tiny_model, monkeypatch):
     assert shapes == [(2, rest)] + [(2, 5)] * ((length - rest) // 5)
 
 
+@pytest.mark.parametrize("chunk", [1, 2, 3, 5, 100])
+def test_images_in_pieces_equal_the_whole_bit_by_bit(tiny_model, monkeypatch, chunk):
+    """Two prompts, one with an image and one with the frames of a video; each fork goes on in pieces of this size."""
+    pixels = images(6)
+    video = ImageViews(torch.stack(pixels[1:]))
+    samples = [prompt(tiny_model, "red?", pixels[0]), prompt(tiny_model, "is there a circle?", video)]
+    counts, encode = [], tiny_model.encode_images
+    monkeypatch.setattr(tiny_model, "encode_images", lambda x: counts.append(len(x)) or encode(x))
+    whole, pieces = Session(tiny_model), Session(tiny_model, image_chunk=chunk)
+    whole.prefill(samples, [pixels[0], video])
+    assert counts == [6]
+    counts.clear()
+    yielded = list(pieces.prefill_parts(samples, [pixels[0], video]))
+    assert counts == [chunk] * (6 // chunk) + ([6 % chunk] if 6 % chunk else [])
+    assert yielded == [0] * len(counts) + [max(map(len, samples))]
+    assert torch.equal(pieces.next_logits, whole.next_logits)
+    for a, b in zip(pieces.state, whole.state, strict=True):
+        assert torch.equal(a.ssm, b.ssm)
+        assert torch.equal(a.conv, b.conv)
+    for session in (pieces.fork(), pieces.expand(1), Session.join([pieces, pieces])):
+        assert session.image_chunk == chunk
+
+
 @pytest.mark.parametrize("chunk", [0, -1, 2.5, True, "4"])
-def test_what_is_no_number_of_positions_is_refused(tiny_model, chunk):
-    with pytest.raises(UserError, match=r"prefill_chunk is .*at least 1, or None"):
-        Session(tiny_model, prefill_chunk=chunk)
+@pytest.mark.parametrize("name", ["prefill_chunk", "image_chunk"])
+def test_what_is_no_number_of_positions_or_images_is_refused(tiny_model, name, chunk):
+    with pytest.raises(UserError, match=rf"{name} is .*at least 1, or None"):
+        Session(tiny_model, **{name: chunk})
 
 
 def test_a_prompt_that_fails_halfway_is_not_read_at_all(tiny_model, monkeypatch):

@@ -9,8 +9,6 @@ from openai_shapes import check_shape
 from scripted_engine import ScriptedEngine
 
 from vlm_serve.api.app import create_app
-from vlm_serve.api.stored_responses import ResponseStore, StoredResponse
-from vlm_serve.engine.request import ChatMessage, ImageFile
 
 GREEDY = {"model": "tiny", "input": "what color is the shape?", "temperature": 0, "max_output_tokens": 6}
 LOGPROBS = ["message.output_text.logprobs"]
@@ -165,38 +163,3 @@ def test_a_response_is_not_stored_if_not_wanted(create):
     with pytest.raises(openai.BadRequestError, match="previous_response_id: there is no response") as error:
         create(previous_response_id=response.id)
     assert error.value.code == "previous_response_not_found"
-
-
-def stored(name, size=0):
-    image = ImageFile(bytes(size), "image")
-    return StoredResponse({"id": name}, (ChatMessage("user", (image,)),))
-
-
-def test_the_store_drops_what_was_used_least():
-    store = ResponseStore(max_responses=2)
-    store.put("", stored("a"))
-    store.put("", stored("b"))
-    assert store.get("", "a") is not None
-    store.put("", stored("c"))
-    assert store.get("", "b") is None
-    assert store.get("", "a") is not None
-    assert len(store) == 2
-
-
-def test_the_store_keeps_its_budget():
-    store = ResponseStore(max_bytes=100_000)
-    for i in range(10):
-        store.put("", stored(str(i), 30_000))
-        assert store.nbytes <= 100_000
-    assert len(store) == 3
-    store.put("", stored("large", 200_000))
-    assert (len(store), store.nbytes) == (0, 0)
-
-
-def test_owners_don_t_see_each_other_s_responses():
-    store = ResponseStore()
-    store.put("one", stored("a"))
-    assert store.get("two", "a") is None
-    assert not store.delete("two", "a")
-    assert store.delete("one", "a")
-    assert store.nbytes == 0

@@ -17,7 +17,7 @@ REAL = {"allow_nan": False}
 SAMPLING = st.fixed_dictionaries(
     {},
     optional={
-        "temperature": st.just(0) | st.floats(1e-4, 2, **REAL),
+        "temperature": st.just(0) | st.floats(0, 2, **REAL),
         "top_p": st.floats(0, 1, **REAL),
         "top_k": st.integers(-1, 2**31 - 1),
         "min_p": st.floats(0, 1, **REAL),
@@ -50,7 +50,7 @@ def send(loaded, one_thread, tiny_folder):
 
 @settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
 @given(sampling=SAMPLING)
-@example({"temperature": 1e-4})
+@example({"temperature": 5e-324})
 @example({"temperature": 2, "min_p": 1, "top_p": 0, "top_k": 1, "n": 3, "logprobs": True})
 @example({"repetition_penalty": 0.01, "temperature": 1})
 @example({"logit_bias": {str(i): -100 for i in range(300)}})
@@ -60,7 +60,7 @@ def test_any_sampling(send, sampling):
     messages = [{"role": "user", "content": "is there a circle?"}]
     response = send({"model": "vlm", "messages": messages, "max_tokens": 4, **sampling, **more})
     if response.status_code == 400:
-        assert "logit_bias has the token" in response.text, "the tokenizer has fewer ids"
+        assert "logit_bias: there is no token" in response.text, "the tokenizer has fewer ids"
         return
     assert response.status_code == 200, response.text
     if sampling.get("stream"):

@@ -65,6 +65,16 @@ def test_options_are_settings(tmp_path):
         "--name",
         "vlm",
         "--reload",
+        "--worker-timeout",
+        "0",
+        "--image-chunk",
+        "2",
+        "--max-responses",
+        "0",
+        "--response-memory",
+        "1MiB",
+        "--response-age",
+        "604800",
     )
     assert values.devices == ("cpu", "cuda:1")
     assert values.max_body_bytes == 2 * 2**20
@@ -72,6 +82,9 @@ def test_options_are_settings(tmp_path):
     assert values.image_folders == (tmp_path,)
     assert (values.grace, values.requests_per_minute, values.access_log) == (1.5, 60, False)
     assert (values.model_name, values.reload, values.port) == ("vlm", True, 0)
+    assert (values.worker_timeout, values.max_responses, values.response_bytes) == (0, 0, 2**20)
+    assert values.response_age == 7 * 86_400
+    assert engine_settings(values).image_chunk == 2
     assert (engine_settings(values).slots, engine_settings(values).cache_bytes) == (3, 0)
 
 
@@ -92,12 +105,18 @@ def test_every_setting_has_an_option():
         (["--host", ""], "no address is known for it"),
         (["--port", "65536"], "expected a whole number from 0 to 65535"),
         (["--max-body", "5x"], "expected a size, such as 64MiB"),
-        (["--max-body", "0"], "--max-body: Input should be greater than or equal to 1"),
-        (["--max-body", "999999999999999GiB"], "--max-body: Input should be less than"),
+        (["--max-body", "0"], "--max-body: expected at least 1, got 0"),
+        (["--max-body", "999999999999999GiB"], "--max-body: expected at most 1099511627776"),
         (["--grace", "0"], "expected seconds"),
         (["--grace", "nan"], "expected seconds"),
         (["--grace", "1e9"], "expected seconds"),
         (["--slots", "0"], "expected a whole number"),
+        (["--worker-timeout", "-1"], "expected seconds"),
+        (["--worker-timeout", "90000"], "expected seconds, above 0 and at most 86400"),
+        (["--image-chunk", "0"], "expected a whole number"),
+        (["--max-responses", "-1"], "expected a whole number from 0"),
+        (["--response-memory", "0"], "--response-memory: Input should be greater than or equal to 1"),
+        (["--response-age", "0"], "expected seconds, above 0 and at most 31536000"),
         (["--allow-image-host", "http://a"], "expected a host, such as"),
         (["--allow-image-host", ""], "expected a host, such as"),
         (["--allow-image-folder", "/none"], "--allow-image-folder /none: no such folder"),

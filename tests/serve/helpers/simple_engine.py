@@ -12,6 +12,7 @@ from torch import Generator, Tensor
 from vlm_core.errors import UserError
 from vlm_core.generation.generate import Session
 from vlm_core.generation.prefix_reader import PrefixReader
+from vlm_core.generation.sampling import scaled
 from vlm_core.generation.stop_strings import StopMatcher, cut
 from vlm_core.interfaces import Tokenizer
 from vlm_core.io import digests
@@ -60,9 +61,6 @@ class SimpleEngine:
     def stats(self) -> Mapping[str, float]:
         hits = sum(cache.stats.hits for cache in self._caches.values())
         return {"slots_used": self.active, "slots_total": 1, "cache_hits_total": hits}
-
-    def count_tokens(self, text: str) -> int:
-        return len(self.model.llm.tokenizer.encode(text))
 
     async def close(self, grace: float = 30.0) -> None:
         self.closed = True
@@ -175,7 +173,7 @@ def choose(
         score = logits[token]
         logits[token] = score / params.repetition_penalty if score > 0 else score * params.repetition_penalty
         logits[token] -= params.frequency_penalty * ids.count(token) + params.presence_penalty
-    distribution = (logits if params.temperature == 0 else logits / params.temperature).log_softmax(-1)
+    distribution = (logits if params.temperature == 0 else scaled(logits, params.temperature)).log_softmax(-1)
     if params.temperature == 0:
         chosen = int(logits.argmax())
     else:

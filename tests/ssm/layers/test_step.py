@@ -7,6 +7,7 @@ from decode_cases import DTYPES, LIMITS, fast_and_plain, mixer_of, named, token_
 from torch import nn
 
 from vlm_llms.mamba.mamba import MambaLM
+from vlm_llms.mamba.state import buffers_of
 from vlm_ssm import SSMState
 from vlm_ssm.layers import decode
 
@@ -50,6 +51,27 @@ def test_language_model(dtype, width, state, steps, monkeypatch):
             assert error(model.logits(hidden), hidden @ model.backbone.embedding.weight.T) <= 1e-2
             before = after
     assert len(steps) == 4
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("rows", [1, 3])
+def test_the_next_states_may_take_the_memory_of_the_states(dtype, rows):
+    """The first rows of a larger memory: to the bit as without, and the other rows are left alone."""
+    torch.manual_seed(0)
+    model = MambaLM(24, 3, 37, d_state=8, load_tokenizer=lambda: None).to(dtype).eval()
+    with torch.inference_mode():
+        _, state = model(torch.randn(rows + 2, 5, 24).to(dtype))
+        memory, x = [t.clone() for t in buffers_of(state)], torch.randn(rows, 1, 24).to(dtype)
+        stack, first = model._stack(model._plain_mixers()), tuple(t[:, :rows] for t in memory)
+        convs, ssms = (t.clone().unbind(0) for t in first)
+        wanted = decode.fused_decode_step(x, stack, convs, ssms)
+        found = decode.fused_decode_step(x, stack, first[0].unbind(0), first[1].unbind(0), first)
+    assert all(map(torch.equal, found, wanted))
+    assert all(map(torch.equal, first, wanted[1:]))
+    assert not any(map(torch.equal, first, (torch.stack(convs), torch.stack(ssms))))
+    assert all(
+        torch.equal(t[:, rows:], old[:, rows:]) for t, old in zip(memory, buffers_of(state), strict=True)
+    )
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

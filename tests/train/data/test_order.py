@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from vlm_core.errors import SpecError
 from vlm_core.spec.spec import load_spec
-from vlm_train.data.mixture import joined, sizes_of
+from vlm_train.data.mixture import joined
+from vlm_train.data.order.row_lengths import sizes_of
 from vlm_train.data.order.sampler import StepSampler
 from vlm_train.data.order.shuffled_order import ShuffledOrder
 from vlm_train.data.order.source_mixing import shares

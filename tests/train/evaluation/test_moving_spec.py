@@ -65,3 +65,16 @@ def test_intervals_of_shares():
     """Wilson's: 0 of 10 and 5 of 10, as in published tables."""
     assert [round(value, 1) for value in frame_distances.wilson([False] * 10)] == [0.0, 0.0, 27.8]
     assert [round(value, 1) for value in frame_distances.wilson([True, False] * 5)] == [50.0, 23.7, 76.3]
+
+
+def test_runs_of_one_name_are_a_mean_with_its_range(tmp_path):
+    first = {("color", 64): {1: [True] * 9 + [False], 2: [True] * 10}}
+    second = {("color", 64): {1: [True] * 7 + [False] * 3}}
+    runs = [("a", first), ("a", second), ("b", second)]
+    assert list(frame_distances.rows(runs)) == [
+        ["a", 2, "color", 64, 1, 20, "80.0", "70.0 to 90.0"],
+        ["a", 1, "color", 64, 2, 10, "100.0", "72.2 to 100.0"],
+        ["b", 1, "color", 64, 1, 10, "70.0", "39.7 to 89.2"],
+    ]
+    frame_distances.plot(runs, 58, tmp_path / "plot.png")
+    assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")

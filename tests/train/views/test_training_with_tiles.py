@@ -19,7 +19,8 @@ from vlm_train.cli.check_data import check_data
 from vlm_train.cli.preview import page, samples, terminal
 from vlm_train.config.train import TrainConfig
 from vlm_train.data.dataset import TOO_LONG, DroppedSample, Examples, sample_processor
-from vlm_train.data.mixture import image_positions, joined
+from vlm_train.data.mixture import joined
+from vlm_train.data.order.row_lengths import image_positions, sizes_of
 from vlm_train.loss import SummedLoss
 from vlm_train.micro_batch.longest_batch import assumed_batch, longest_batch
 
@@ -111,7 +112,7 @@ def test_grouping_counts_the_positions_of_every_row(tiled_run):
     model, rows = build(spec), joined(train.stages[0].data)
     processor = sample_processor(model, spec, train, train.stages[0])
     expected = [sum(model.image_tokens(i) for i in processor.images(rows[r])) for r in range(len(rows))]
-    assert image_positions(rows, model).tolist() == expected
+    assert image_positions(rows, model, sizes_of(rows)).tolist() == expected
     assert len(set(expected)) > 5
 
 

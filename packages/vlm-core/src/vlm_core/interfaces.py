@@ -18,6 +18,7 @@ from typing import Generic, Protocol, Self, TypeVar
 from PIL import Image
 from torch import Generator, Tensor, nn
 
+from vlm_core.decode_slots import DecodeSlots
 from vlm_core.errors import UserError
 from vlm_core.numerics.frozen_modules import Part, running_statistics
 from vlm_core.preprocessing import Preprocessing
@@ -178,7 +179,6 @@ class GraphDecoder(Protocol):
 
     def start(self, state: State, ids: Tensor, generator: Generator) -> None:
         """Continue from a state with ids (B), which it does not include. Later draws are those of `generator`."""
-        ...
 
     def step(self) -> Callable[[], list[int]]:
         """Process the last ids and choose the next, without waiting for the GPU. -> what waits for and returns them.
@@ -197,7 +197,6 @@ class GraphDecoder(Protocol):
 
     def close(self) -> None:
         """Another answer may use the decoder from now on."""
-        ...
 
 
 class LanguageModel(Part, ABC, Generic[S]):
@@ -210,7 +209,7 @@ class LanguageModel(Part, ABC, Generic[S]):
     pads_between: bool = True
     """Whether padding is supported between the chunks of a sequence, not only before the first."""
     joins_states: bool = False
-    """Whether the model has `join_states` and `take_sequences`."""
+    """Whether the model has `join_states`."""
     prefill_chunk: int | None = None
     """Positions that a long input is processed in at once, unless the caller says otherwise; None: all."""
 
@@ -270,6 +269,10 @@ class LanguageModel(Part, ABC, Generic[S]):
         """A faster decoder for states like this one, with the same results; None if there is none. Call `start`."""
         return None
 
+    def decode_slots(self, count: int) -> DecodeSlots | None:
+        """Memory for `count` sequences that are decoded together; None if the model's states can't share one."""
+        return None
+
     def state_from_tensors(self, tensors: Mapping[str, Tensor]) -> S:
         """The state that `State.to_tensors` wrote, bit by bit; floats are converted to the dtype of the model's states.
 
@@ -282,10 +285,6 @@ class LanguageModel(Part, ABC, Generic[S]):
     def join_states(self, states: Sequence[S]) -> S:
         """One state of the sequences of all states, in order; their lengths may differ. Not every model can."""
         raise NotImplementedError(f"{type(self).__name__} can't join states")
-
-    def take_sequences(self, state: S, indices: Sequence[int]) -> S:
-        """The state of some sequences of a state, in this order; a copy. For models with `joins_states`."""
-        raise NotImplementedError(f"{type(self).__name__} can't take sequences out of a state")
 
     def save_assets(self, folder: Path) -> None:
         """Write the tokenizer and other small files for `build(assets=folder)`."""

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, overload
 
 from vlm_core.errors import BadSample
+from vlm_core.io.video.sources import VideoSource
 
 if TYPE_CHECKING:
     import numpy as np
@@ -44,7 +45,7 @@ class Rows(Sequence[Row]):
         return []
 
     def sizes(self) -> np.ndarray | None:
-        """(rows, 2): characters of text and number of images per row, for length grouping; None if not indexed."""
+        """(rows, 3): characters of text, number of images and videos, number of videos alone; None if not indexed."""
         return None
 
     def blocks(self) -> Blocks | None:
@@ -92,6 +93,12 @@ def digest_of(rows: Sequence[Row]) -> str:
 def text_length(row: Row) -> int:
     """Number of characters in a row's turns and system prompt."""
     return sum(len(turn["value"]) for turn in row["conversations"]) + len(row.get("system") or "")
+
+
+def row_sizes(row: Row) -> tuple[int, int, int]:
+    """A row of `Rows.sizes`: characters of text, number of images and videos, number of videos alone."""
+    videos = sum(isinstance(source, VideoSource) for source in row["image"])
+    return text_length(row), len(row["image"]), videos
 
 
 def known_faults(rows: Sequence[Row]) -> Mapping[int, BadSample]:

@@ -95,6 +95,34 @@ def test_allowed_origins(keyed, tmp_path):
     assert "access-control-allow-origin" not in other.headers
 
 
+BROWSER_HEADERS = (
+    "authorization,content-type,openai-organization,openai-project,x-stainless-arch,x-stainless-helper-method,"
+    "x-stainless-lang,x-stainless-os,x-stainless-package-version,x-stainless-retry-count,x-stainless-runtime,"
+    "x-stainless-runtime-version,x-stainless-timeout"
+)
+
+
+@pytest.mark.parametrize("method", ["GET", "POST", "DELETE", "PUT", "PATCH"])
+def test_what_a_browser_asks_before_a_call_of_the_openai_client(keyed, tmp_path, method):
+    """All headers that the client sends, and the methods that the API has."""
+    server = client(allowed_origins=("https://a.example",), keys_file=tmp_path / "keys")
+    asked = {
+        "origin": "https://a.example",
+        "access-control-request-method": method,
+        "access-control-request-headers": BROWSER_HEADERS,
+    }
+    preflight = server.options("/v1/responses/resp_1", headers=asked)
+    allowed = preflight.headers["access-control-allow-methods"].split(", ")
+    assert sorted(allowed) == ["DELETE", "GET", "POST"]
+    assert preflight.status_code == (200 if method in allowed else 400)
+    assert preflight.headers["access-control-allow-headers"] == BROWSER_HEADERS
+    assert preflight.headers["access-control-allow-origin"] == "https://a.example"
+    assert "access-control-allow-credentials" not in preflight.headers
+    answer = server.delete("/v1/responses/resp_1", headers={"origin": "https://a.example"})
+    exposed = answer.headers["access-control-expose-headers"].split(", ")
+    assert {"x-request-id", "retry-after"} <= set(exposed)
+
+
 @pytest.mark.parametrize(
     ("host", "status"),
     [

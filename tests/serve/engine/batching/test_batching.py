@@ -34,32 +34,31 @@ def test_transformers_are_decoded_one_by_one(transformers_model):
 
 
 def test_a_model_whose_logits_depend_on_the_number_of_rows_is_padded(served, monkeypatch):
-    step = decode_groups.decode_step
+    logits_of = decode_groups._logits_of
 
-    def by_rows(model, state, ids):
-        logits, state = step(model, state, ids)
-        return logits + len(ids), state
+    def by_rows(model, states, ids, rows):
+        return logits_of(model, states, ids, rows) + len(rows)
 
-    monkeypatch.setattr(decode_groups, "decode_step", by_rows)
+    monkeypatch.setattr(decode_groups, "_logits_of", by_rows)
     assert Batching.of(served[0]) == Batching(ROWS, padded=True)
 
 
 def test_a_model_whose_logits_depend_on_the_company_is_decoded_one_by_one(served, monkeypatch):
-    step = decode_groups.decode_step
+    logits_of = decode_groups._logits_of
 
-    def by_company(model, state, ids):
-        logits, state = step(model, state, ids)
-        return logits + logits.mean(), state
+    def by_company(model, states, ids, rows):
+        logits = logits_of(model, states, ids, rows)
+        return logits + logits.mean()
 
-    monkeypatch.setattr(decode_groups, "decode_step", by_company)
+    monkeypatch.setattr(decode_groups, "_logits_of", by_company)
     assert Batching.of(served[0]) == Batching(1)
 
 
 @pytest.mark.parametrize("batching", [Batching(ROWS), Batching(ROWS, padded=True), Batching(3)], ids=str)
 @pytest.mark.parametrize("seed", range(3))
 def test_members_come_and_go(served, batching, seed):
-    """Each member's logits are those that it has alone, in the same padding."""
-    draw, model = random.Random(seed), served[0]
+    """Each member's logits are those that it has alone, in the same padding, or of a state that is no slot."""
+    draw, model, alone_batching = random.Random(seed), served[0], batching if batching.padded else Batching(1)
     states, together, alone = states_of(model, 12), Group(model, batching), {}
     outside = list(range(12))
     for _ in range(30):
@@ -67,7 +66,7 @@ def test_members_come_and_go(served, batching, seed):
         room = batching.rows - (len(together.members) - len(leaving))
         joining = draw.sample(outside, min(room, draw.randrange(3), len(outside)))
         for member in joining:
-            alone[member] = Group(model, batching)
+            alone[member] = Group(model, alone_batching)
             alone[member].change([], [(member, states[member])])
         together.change(leaving, [(member, states[member]) for member in joining])
         outside = [member for member in range(12) if member not in together.members]
@@ -80,6 +79,15 @@ def test_members_come_and_go(served, batching, seed):
         member = draw.choice(together.members)
         seen, expected = together.taken(member).to_tensors(), alone[member].taken(member).to_tensors()
         assert all(torch.equal(seen[name], expected[name]) for name in expected)
+
+
+def test_a_group_has_no_more_slots_than_there_are(served):
+    model = served[0]
+    assert [Group(model, Batching(ROWS), most).rows for most in (1, 5, ROWS, 40)] == [1, 5, ROWS, ROWS]
+    assert Group(model, Batching(ROWS, padded=True), 5).rows == ROWS
+    group, states = Group(model, Batching(ROWS), 2), states_of(model, 3)
+    with pytest.raises(AssertionError, match="full"):
+        group.change([], list(enumerate(states)))
 
 
 def test_costs_of_states(served, transformers_model):

@@ -31,3 +31,18 @@ def test_items_are_taken_out():
     queue = filled("a1", "a2", "b1", "c1")
     assert queue.remove_if(lambda item: item in ("a1", "b1")) == ["a1", "b1"]
     assert list(queue) == taken(queue) == ["a2", "c1"]
+
+
+def test_the_next_is_of_an_owner_with_the_fewest_in_use():
+    in_use = ["a", "a", "b"]
+    queue = FairQueue(lambda: in_use)
+    for item in ("a3", "b2", "c1", "c2", "d1"):
+        queue.put(item[0], item)
+    order = []
+    while queue:
+        first = queue.first()
+        item = queue.take()
+        assert first == item
+        order.append(item)
+        in_use.append(item[0])
+    assert order == ["c1", "d1", "b2", "c2", "a3"]

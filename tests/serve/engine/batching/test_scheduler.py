@@ -25,11 +25,13 @@ class Steps:
         self.preparer = Preparer(reader, settings.max_positions)
         self.scheduler = Scheduler(reader, self.preparer, settings, Batching(ROWS))
 
-    def add(self, text, sampling=ENDLESS, owner="", **prompt):
-        receiver = Receiver()
-        asked = request(chat(text, **prompt), sampling, owner)
-        self.scheduler.add(Answer(self.preparer(asked), receiver))
-        return receiver
+    def answer(self, text, sampling=ENDLESS, owner="", **prompt):
+        return Answer(self.preparer(request(chat(text, **prompt), sampling, owner)), Receiver())
+
+    def add(self, *args, **kwargs):
+        answer = self.answer(*args, **kwargs)
+        self.scheduler.add(answer)
+        return answer.receiver
 
     def run(self, count=None):
         """Steps until nothing is left to do, or `count`."""
@@ -85,6 +87,30 @@ def test_short_prompts_overtake_long_ones_which_go_on(steps):
         assert long.count(Started) or engine.scheduler.reading[0].unread < unread
 
 
+def test_who_comes_while_a_prompt_is_read_is_read_before_the_next_token(steps):
+    """As far as the positions of one step go, so that answers go on."""
+    engine = steps(slots=4, prefill_chunk=100)
+    live, first = engine.add("red"), None
+    engine.run(2)
+    first, coming = engine.add("red"), [engine.answer("a circle " * 3) for _ in range(5)]
+    arriving, before = [coming[:1], coming[1:2], coming[2:]], live.count()
+    assert engine.scheduler.step(lambda: arriving.pop(0) if arriving else ())
+    assert live.count() == before + 1
+    assert first.count(Started) == 1
+    assert [answer.receiver.count(Started) for answer in coming] == [1, 1, 0, 0, 0]  # no slot is free
+    assert len(engine.scheduler.waiting) == 3
+    assert engine.scheduler.waiting.first() is coming[2]
+
+
+def test_who_comes_while_a_prompt_is_read_waits_if_all_would_be_too_much_for_one_step(steps):
+    engine = steps(prefill_chunk=100)
+    short, long = engine.add("red"), engine.answer("a blue triangle " * 40)
+    assert long.unread > 100
+    assert engine.scheduler.step(lambda: [long] if not engine.scheduler.reading else ())
+    assert short.count(Started) == 1
+    assert (long.read, engine.scheduler.reading) == (0, [long])
+
+
 def test_a_slot_is_free_at_once_when_its_request_is_cancelled(steps):
     engine = steps(slots=2)
     first, second, third = engine.add("red"), engine.add("is there a circle?"), engine.add("red?")
@@ -99,18 +125,40 @@ def test_a_slot_is_free_at_once_when_its_request_is_cancelled(steps):
     second.cancelled = third.cancelled = True
     engine.run(1)
     assert engine.scheduler.slots_in_use == 0
-    assert engine.scheduler.groups == []
+    assert [group.members for group in engine.scheduler.groups] == [[]]
     assert engine.scheduler.counters.cancelled == 3
 
 
 def test_slots_go_to_owners_in_turn(steps):
-    engine = steps(slots=1)
+    engine = steps(slots=1, prefill_chunk=1)  # a step ends before the next prompt
     once = SamplingParams(max_tokens=1, temperature=0.0)
     many = [engine.add("red", once, owner="a") for _ in range(5)]
     one = engine.add("red", once, owner="b")
     while not one.events:
         engine.run(1)
     assert sum(bool(receiver.events) for receiver in many) == 1
+
+
+def test_a_free_slot_goes_to_the_owner_with_the_fewest(steps):
+    """One owner has all slots and more requests; each slot that gets free is another's until all have as many."""
+    engine = steps(slots=6)
+    many = [engine.add("red", owner="a") for _ in range(20)]
+    engine.run(7)
+    assert sum(bool(receiver.events) for receiver in many) == 6
+    others = {owner: [engine.add("red", owner=owner) for _ in range(4)] for owner in "bc"}
+    shares = []
+    for receiver in many[:4]:
+        receiver.cancelled = True
+        engine.run(2)
+        shares.append("".join(sorted(answer.prepared.request.owner for answer in engine.scheduler.live)))
+    assert shares == ["aaaaab", "aaaabc", "aaabbc", "aabbcc"]
+    others["b"][0].cancelled = True
+    engine.run(2)
+    assert [sum(bool(receiver.events) for receiver in others[owner]) for owner in "bc"] == [3, 2]
+    for receiver in (*others["b"], *others["c"]):
+        receiver.cancelled = True
+    engine.run(10)
+    assert [answer.prepared.request.owner for answer in engine.scheduler.live] == ["a"] * 6
 
 
 def test_states_have_a_budget(steps, served):

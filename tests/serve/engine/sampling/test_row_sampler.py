@@ -2,10 +2,12 @@
 
 import math
 import random
+from dataclasses import replace
 
 import pytest
 import torch
 
+from vlm_core.generation.sampling import TokenSampler
 from vlm_serve.engine.request import SamplingParams
 from vlm_serve.engine.sampling.row_sampler import SORTED_AT_FIRST, Choice, RowSampler, uniform
 
@@ -106,12 +108,33 @@ def test_a_flat_distribution_is_sorted_completely():
     assert SORTED_AT_FIRST < 540
 
 
-@pytest.mark.parametrize("temperature", [1e-9, 0.0])
-def test_at_temperature_zero_the_largest_is_taken(temperature):
-    logits = torch.randn(VOCABULARY, generator=torch.Generator().manual_seed(1))
-    sampler = RowSampler(SamplingParams(temperature=temperature), VOCABULARY, [])
-    assert sampler.choose(logits).token == int(logits.argmax())
-    assert sampler.is_argmax == (temperature == 0)
+@pytest.mark.parametrize("temperature", [1e-5, 1e-9, 2.0**-126, 1e-45, 5e-324, 0.0])
+@pytest.mark.parametrize(
+    "others",
+    [{}, {"top_p": 0.5}, {"top_k": 3, "min_p": 0.1}, {"repetition_penalty": 0.01, "logit_bias": {3: -100.0}}],
+)
+def test_towards_temperature_zero_the_largest_is_taken(temperature, others):
+    logits = torch.randn(VOCABULARY, generator=torch.Generator().manual_seed(1)) * 30
+    greedy = RowSampler(SamplingParams(temperature=0.0, **others), VOCABULARY, [1, 2], Odd())
+    sampler = RowSampler(
+        SamplingParams(temperature=temperature, logprobs=2, **others), VOCABULARY, [1, 2], Odd()
+    )
+    for _ in range(3):
+        choice = sampler.choose(logits)
+        assert choice.token == greedy.choose(logits).token
+        assert choice.logprob == 0 or temperature == 0
+
+
+@pytest.mark.parametrize("temperature", [1e-5, 2.0**-126])
+def test_both_samplers_scale_alike(temperature):
+    """Equal logits stay equally likely at any temperature, and a difference is a difference."""
+    logits = torch.full((VOCABULARY,), -5.0)
+    logits[[7, 11]] = 3.0
+    logits[13] = 2.99
+    params = SamplingParams(temperature=temperature)
+    drawn = {RowSampler(replace(params, seed=n), VOCABULARY, []).choose(logits).token for n in range(40)}
+    ids = TokenSampler(temperature, 1.0, VOCABULARY)(logits.repeat(40, 1), torch.Generator().manual_seed(0))
+    assert drawn == set(ids.tolist()) == {7, 11}
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])

@@ -136,7 +136,7 @@ def test_rows_are_read_alike_in_every_format(folder, write, case):
     assert rows[0].get("system") == ("be brief" if has_system else None)
     if rows.sizes() is not None:
         length = sum(map(len, words)) + 8 * has_system
-        assert rows.sizes().tolist() == [[length, len(colours)]]
+        assert rows.sizes().tolist() == [[length, len(colours), 0]]
 
 
 @pytest.mark.parametrize("write", WRITERS)

@@ -103,7 +103,7 @@ def test_the_index_is_made_once_and_again_when_the_file_changes(large, monkeypat
     assert all(first[i] == again[i] for i in (0, 1, 3, 1500, 2999))
     assert first[1500]["conversations"] == row(1500)["conversations"]
     assert first.sizes().tolist() == again.sizes().tolist()
-    assert first.sizes()[7].tolist() == [len("number 7 ä?" + "?" * 7) + 300, 0]
+    assert first.sizes()[7].tolist() == [len("number 7 ä?" + "?" * 7) + 300, 0, 0]
     text = large.read_text().replace("number 1500", "NUMBER 1500")
     os.utime(large, (1, 1))
     facts = large.stat()

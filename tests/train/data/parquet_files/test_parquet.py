@@ -12,7 +12,7 @@ from shards import COLOURS, colour, held, parquet, said
 from vlm_core.errors import BadSample, UserError
 from vlm_core.io import files
 from vlm_core.io.images import image_name, load_image
-from vlm_train.data.mixture import sizes_of
+from vlm_train.data.order.row_lengths import sizes_of
 from vlm_train.data.parquet import ParquetConfig
 from vlm_train.data.parquet_files import parquet_rows
 from vlm_train.data.parquet_files.parquet_file import ParquetFile
@@ -53,13 +53,13 @@ def test_several_images_raw_bytes_and_names(tmp_path):
     assert [colour(found[0], k) for k in (0, 1)] == [RED, (0, 0, 255)]
     with pytest.raises(BadSample, match="a caption, but no image"):
         found[1]
-    assert sizes_of(found).tolist() == [[len("<image>\n<image>two"), 2], [0, 0]]
+    assert sizes_of(found).tolist() == [[len("<image>\n<image>two"), 2, 0], [0, 0, 0]]
     raw = rows(
         parquet(tmp_path / "raw.parquet", [{"picture": held("red")["bytes"], "caption": "x"}]),
         columns={"image": "picture"},
     )
     assert colour(raw[0]) == RED
-    assert sizes_of(raw).tolist() == [[8, 1]]
+    assert sizes_of(raw).tolist() == [[8, 1, 0]]
     for cell in ("red.png", {"bytes": None, "path": "red.png"}):
         named = rows(parquet(tmp_path / "named.parquet", [{"image": cell, "caption": "x"}]))
         assert named[0]["image"] == [str(tmp_path / "red.png")]

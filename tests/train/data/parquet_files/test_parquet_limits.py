@@ -95,7 +95,7 @@ def test_dictionaries_are_read_as_values(tmp_path, small):
     assert [row["id"] for row in found] == columns["id"]
     assert [said(row)[1] for row in found] == columns["caption"]
     assert [image_bytes(row["image"][0]) for row in found] == [image["bytes"] for image in images]
-    assert found.sizes().tolist() == [[len("<image>") + 200, 1]] * 600
+    assert found.sizes().tolist() == [[len("<image>") + 200, 1, 0]] * 600
     assert list(pickle.loads(pickle.dumps(found))) == list(found)
 
 

@@ -165,7 +165,7 @@ class Blocked(Rows):
         return {"id": str(index)}
 
     def sizes(self):
-        return np.stack([np.arange(7), np.ones(7, int)], axis=1)
+        return np.stack([np.arange(7), np.ones(7, int), np.zeros(7, int)], axis=1)
 
     def blocks(self):
         return Blocks(np.array([3, 2, 2]), 1)
@@ -176,7 +176,7 @@ def test_blocks_and_sizes_are_those_of_the_selected_rows():
     blocks = subset.blocks()
     assert blocks is not None
     assert blocks.sizes.tolist() == [2, 1]
-    assert subset.sizes().tolist() == [[0, 1], [2, 1], [6, 1]]
+    assert subset.sizes().tolist() == [[0, 1, 0], [2, 1, 0], [6, 1, 0]]
 
 
 def test_groups_are_connected_rows():

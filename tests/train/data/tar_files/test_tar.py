@@ -75,7 +75,7 @@ def test_samples_of_every_kind(tmp_path):
     ]  # fmt: skip
     assert [row["id"] for row in found] == ["000", "x/001", "7", "003", "005", "006"]
     assert [colour(found[2], k) for k in (0, 1)] == [(255, 0, 0), (0, 0, 255)]
-    assert found.sizes().tolist() == [[sum(map(len, said(row))), len(row["image"])] for row in list(found)]
+    assert found.sizes().tolist() == [[sum(map(len, said(row))), len(row["image"]), 0] for row in list(found)]
     assert image_name(found[0]["image"][0]) == f"{tmp_path}/a-000.tar: 000.jpg (byte 512)"
     assert not found.faults()
     renamed = rows(tmp_path / "a-001.tar", columns={"caption": "url"})

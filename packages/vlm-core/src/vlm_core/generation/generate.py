@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Generator, Tensor
 
-from vlm_core.errors import UserError
-from vlm_core.generation.prompts import answer_ends, refuse_empty
+from vlm_core.generation.prompts import answer_ends, check_chunks, refuse_empty
 from vlm_core.generation.sampling import GREEDY, GenerationConfig, TokenSampler, refuse_damaged, sample
 from vlm_core.generation.watch.kept_states import KEEP, Keep
 from vlm_core.generation.watch.watcher import Frame, Watcher
@@ -31,14 +30,14 @@ class Session:
 
     Inputs of more than `prefill_chunk` positions, all conversations together, are processed in pieces with the state
     carried from one to the next: memory does not grow with their length. By default the language model decides.
+    Likewise at most `image_chunk` images, or views of them, are encoded together; None: all.
     """
 
-    def __init__(self, model: VLM, *, prefill_chunk: int | None = None) -> None:
-        if prefill_chunk is not None and (type(prefill_chunk) is not int or prefill_chunk < 1):
-            raise UserError(
-                f"prefill_chunk is {prefill_chunk!r}; expected a number of positions, at least 1, or None"
-            )
-        self.model = model
+    def __init__(
+        self, model: VLM, *, prefill_chunk: int | None = None, image_chunk: int | None = None
+    ) -> None:
+        check_chunks(prefill_chunk, image_chunk)
+        self.model, self.image_chunk = model, image_chunk
         self.prefill_chunk = model.llm.prefill_chunk if prefill_chunk is None else prefill_chunk
         self._next_logits: Tensor | None = None
         self._state: State | None = None
@@ -87,16 +86,19 @@ class Session:
     ) -> Iterator[int]:
         """As `prefill`, which it does when it is exhausted: for callers with other work between the pieces.
 
-        Yields 0 once the images are encoded, then the number of positions after each piece.
+        Yields 0 after each `image_chunk` of images, then the number of positions after each piece.
         """
         refuse_empty(samples)
         batch = collate(samples, images, side="left").to(next(self.model.llm.parameters()).device)
         image_embeds = None
         if batch.pixel_values is not None:  # encoders cast pixels themselves
-            embeds = self.model.encode_images(batch.pixel_values)
+            encoded = []
+            for pixel_values in batch.pixel_values.split(self.image_chunk or len(batch.pixel_values)):
+                encoded.append(self.model.encode_images(pixel_values))
+                yield 0
+            embeds = torch.cat(encoded)
             order = batch.image_order if slots is None else joined_order(images, embeds.shape[1], slots)
             image_embeds = self.model.arrange(embeds, order)
-            yield 0
         self._leave_graph()
         state, logits, read = self._state, None, 0
         for x, segments in self._pieces(batch, image_embeds):
@@ -127,18 +129,21 @@ class Session:
                 x = splice_part(x, mask, image_embeds, part)
             yield x, None if segments is None else segments[:, part]
 
+    def _empty(self) -> Session:
+        return Session(self.model, prefill_chunk=self.prefill_chunk, image_chunk=self.image_chunk)
+
     def expand(self, n: int) -> Session:
         """A session with n adjacent copies of each conversation, to be continued with `prefill`."""
         state = self.state
         assert state is not None, "prefill first"
-        copies = Session(self.model, prefill_chunk=self.prefill_chunk)
+        copies = self._empty()
         copies._state = state.expand(n)
         return copies
 
     @classmethod
     def join(cls, sessions: Sequence[Session]) -> Session:
         """One session of the conversations of all, to be continued with `prefill`; for models with `joins_states`."""
-        joined = cls(sessions[0].model, prefill_chunk=sessions[0].prefill_chunk)
+        joined = sessions[0]._empty()
         states = [state for session in sessions if (state := session.state) is not None]
         assert len(states) == len(sessions), "prefill first"
         joined._state = states[0] if len(states) == 1 else joined.model.llm.join_states(states)
@@ -149,7 +154,7 @@ class Session:
 
         A state is a value, so that a fork of a state-space model costs no copy.
         """
-        fork = Session(self.model, prefill_chunk=self.prefill_chunk)
+        fork = self._empty()
         logits = self.next_logits
         fork._state, fork._next_logits = self.state, None if logits is None else logits.clone()
         fork._ends, fork._generated = [set(ends) for ends in self._ends], self._generated

@@ -174,7 +174,10 @@ class PrefixReader:
         return CachedState(state, logits.to(next(self.model.llm.parameters()).device))
 
     def _key(self, session: Session, history: ReadHistory, owner: str) -> str:
-        return digests.of(self._computation, session.prefill_chunk, history.key, *([owner] if owner else []))
+        others: list[object] = [owner] if owner else []
+        if session.image_chunk is not None:
+            others.append({"image_chunk": session.image_chunk})
+        return digests.of(self._computation, session.prefill_chunk, history.key, *others)
 
 
 def _answer_edges(prompt: TokenizedConversation) -> list[int]:

@@ -19,3 +19,13 @@ def refuse_empty(prompts: Sequence[TokenizedConversation]) -> None:
 def answer_ends(eos: int, end: int | None) -> set[int]:
     """The ids that end an answer: EOS, and the template's control token `end` if it has one."""
     return {eos} if end is None else {eos, end}
+
+
+def check_chunks(prefill_chunk: int | None, image_chunk: int | None) -> None:
+    """Raise `UserError` for what can't be a number of positions or images that are processed together."""
+    for name, size, unit in (
+        ("prefill_chunk", prefill_chunk, "positions"),
+        ("image_chunk", image_chunk, "images"),
+    ):
+        if size is not None and (type(size) is not int or size < 1):
+            raise UserError(f"{name} is {size!r}; expected a number of {unit}, at least 1, or None")

@@ -23,6 +23,16 @@ class GenerationConfig:
 GREEDY = GenerationConfig()
 
 
+def scaled(logits: Tensor, temperature: float) -> Tensor:
+    """(logits − max) / temperature in fp32, along the last dimension, for a temperature above 0.
+
+    No temperature is too low: the largest become 0, all others −∞ at worst. Below the smallest normal number of fp32,
+    whose reciprocal a GPU can't represent, a temperature is that number.
+    """
+    logits = logits.float()
+    return (logits - logits.amax(-1, keepdim=True)) / max(temperature, torch.finfo(torch.float32).tiny)
+
+
 @dataclass(frozen=True)
 class TokenSampler:
     """`vlm_core.interfaces.Sampler` of a `GenerationConfig`; ids from `vocabulary` on are padding, never chosen."""
@@ -37,7 +47,7 @@ class TokenSampler:
         if self.temperature == 0:
             best = logits.max(-1)
             return torch.where(best.values.isfinite(), best.indices, -1)
-        p, order = (logits.float() / self.temperature).softmax(-1).sort(-1, descending=True)
+        p, order = scaled(logits, self.temperature).softmax(-1).sort(-1, descending=True)
         finite = p[..., 0].isfinite()
         p = p.masked_fill(p.cumsum(-1) - p >= self.top_p, 0)  # the first id is always kept
         # as torch.multinomial, which makes the host wait

@@ -136,14 +136,20 @@ def load_checked(
     It is called with the outline of the tensors first, before memory is allocated.
     """
     with tensor_file.opened_tensors(path, KIND) as file:
-        manifest = _manifest(file)
-        if lines := manifest.model.differences(now, convert=convert):
-            raise UserError(
-                f"{path}: the state of another model or template:", *(f"  {x}" for x in lines), _HINT
-            )
+        manifest = checked_manifest(file, now, convert=convert)
         content_of(file.outline(), manifest)
         tensors = file.tensors()
     return content_of(tensors, manifest)
+
+
+def checked_manifest(file: tensor_file.TensorFile, now: ModelFacts, *, convert: bool) -> StateManifest:
+    """The manifest of a state of the model `now`; raises `UserError` as `load_session`."""
+    manifest = _manifest(file)
+    if lines := manifest.model.differences(now, convert=convert):
+        raise UserError(
+            f"{file.path}: the state of another model or template:", *(f"  {x}" for x in lines), _HINT
+        )
+    return manifest
 
 
 _HINT = "  load the model and dtype that it was saved with; other dtypes alone can be converted"

@@ -15,6 +15,8 @@ from vlm_core.text.messages import IMAGE, ImageSlot, Message, Part
 from vlm_core.text.template import AnyTemplate
 
 FORMAT, VERSION = "vlm-state", 1
+MOST_KEPT = 10_000
+"""Kept states in the file of a stream."""
 Digest = Annotated[str, StringConstraints(pattern="^[0-9a-f]{64}$")]
 Count = Annotated[int, Field(ge=0, lt=2**31)]
 
@@ -75,12 +77,18 @@ class SavedConversation(_Strict):
     pending_tokens: list[Count] = []
 
 
-class SavedStream(_Strict):
-    """A stream: its frames so far, seconds of the last one, and whether they are those of one video."""
+class SavedMoment(_Strict):
+    """A moment of a stream: its frames so far, and seconds of the last one."""
 
     frames: Annotated[int, Field(ge=1, lt=2**31)]
     time: Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+
+class SavedStream(SavedMoment):
+    """A stream at its last frame; whether its frames are those of one video, and the moments whose states are kept."""
+
     as_video: bool = False
+    kept: Annotated[list[SavedMoment], Field(max_length=MOST_KEPT)] = []
 
 
 class ModelFacts(_Strict):

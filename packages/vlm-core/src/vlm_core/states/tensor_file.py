@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -72,9 +72,9 @@ class TensorFile:
             outline[name] = self._read(name) if tensor.nbytes <= READ_FIRST else tensor
         return outline
 
-    def tensors(self) -> dict[str, Tensor]:
-        """All tensors; raises `UserError` for content other than that of the manifest, NaN and infinity."""
-        tensors = {name: self._read(name) for name in self._file.tensors}
+    def tensors(self, wanted: Callable[[str], bool] = lambda name: True) -> dict[str, Tensor]:
+        """Those with a `wanted` name; raises `UserError` for content other than the manifest's, NaN and infinity."""
+        tensors = {name: self._read(name) for name in self._file.tensors if wanted(name)}
         refuse_not_finite(tensors, self.path)
         return tensors
 

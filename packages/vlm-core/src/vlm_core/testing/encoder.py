@@ -128,6 +128,21 @@ class EncoderSuite:
         assert views.order is not None
         assert len(views.order) == 5 * _Flatten().num_tokens(*encoder.grid(height, width))
 
+    def test_frames_of_a_video(self, encoder: Encoder) -> None:
+        """Frames of another shape than `image_size` are the views of a video, each encoded as if it were alone."""
+        height, width = encoder.image_size
+        whole = _noise(height, 3 * width)
+        frames = [whole.crop((x, 0, x + 2 * width, height)) for x in (0, width // 2, width)]
+        video = ImageViews(torch.stack([encoder.transform(frame) for frame in frames]))
+        assert video.pixels is not None
+        assert video.pixels.shape == (3, 3, height, width)
+        model = VLM(encoder, _Flatten(), cast(Any, nn.Identity()))
+        assert model.image_tokens(video) == 3 * model.video_processor.tokens
+        with torch.no_grad():
+            together = _encode(encoder, video.pixels)
+            alone = torch.cat([_encode(encoder, view[None]) for view in video.pixels])
+        torch.testing.assert_close(together, alone, atol=self.tolerance, rtol=0)
+
     def test_forward_agrees_with_dim_and_grid(self, encoder: Encoder, pixels: Tensor) -> None:
         features = encoder(pixels)
         assert features.shape == (3, *encoder.grid(*encoder.image_size), encoder.dim)

@@ -91,8 +91,6 @@ class StateTensorTests:
         if not lm.joins_states:
             with pytest.raises(NotImplementedError, match="can't join states"):
                 lm.join_states(states)
-            with pytest.raises(NotImplementedError, match="can't take sequences"):
-                lm.take_sequences(states[0], [0])
             return
         seen, _ = lm(x[:, -2:], state=lm.join_states([lm(x[:2, :4])[1], states[2]]))
         self.assert_close(
@@ -101,14 +99,25 @@ class StateTensorTests:
         alone = lm(x[2:, -2:], state=states[2])[0]
         self.assert_close(seen[2:], alone, "the second state")
 
-    @torch.no_grad()
-    def test_sequences_taken_out_of_a_state_are_unchanged(self, lm: LanguageModel, x: Tensor) -> None:
-        if not lm.joins_states:
-            return
+    @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+    @torch.inference_mode()
+    def test_sequences_in_slots_continue_bit_by_bit_as_joined_states(
+        self, llm_config: LLMConfig, dtype: torch.dtype
+    ) -> None:
+        """Wherever they were put, and moved to."""
+        lm, x, _ = self._random_model_and_input(llm_config, dtype, False)
         states = [lm(x[i : i + 1, : 2 + i])[1] for i in range(3)]
-        joined = lm.join_states(states)
-        for indices in ([1], [2, 0], [0, 1, 2]):
-            taken = lm.take_sequences(joined, indices).to_tensors()
-            expected = lm.join_states([states[i] for i in indices]).to_tensors()
-            for name, tensor in taken.items():
-                assert torch.equal(tensor, expected[name]), name
+        slots = lm.decode_slots(3)
+        if slots is None:
+            return
+        for slot, i in enumerate((0, 2, 1)):
+            slots.put(slot, states[i])
+        slots.move(2, 1)
+        joined = lm.join_states(states[:2])
+        for position in range(5, LENGTH):
+            expected, joined = lm(x[:2, [position]], state=joined)
+            assert torch.equal(slots.step(x[:2, [position]]), expected), f"position {position}"
+        taken = [slots.take(0), slots.take(1)]
+        slots.step(x[:3, [0]])
+        seen, expected = lm.join_states(taken).to_tensors(), joined.to_tensors()
+        assert all(torch.equal(seen[name], expected[name]) for name in expected), "copies"

@@ -17,7 +17,8 @@ from vlm_core.numerics.cuda_graphs import CudaGraphs, usable
 from vlm_core.numerics.state_tensors import check_state_tensors
 from vlm_llms.mamba.buckets import padded_to_bucket
 from vlm_llms.mamba.cuda_graph import Buffers, CudaGraphDecoder, IdleDecoders
-from vlm_llms.mamba.state import MambaState, buffers_of, copied, state_buffers, state_of
+from vlm_llms.mamba.slots import MambaSlots
+from vlm_llms.mamba.state import MambaState, buffers_of, copied, initial_buffers, state_buffers, state_of
 from vlm_llms.tokenizer.tokenizer import FastTokenizer
 from vlm_ssm import (
     MambaMixer,
@@ -185,12 +186,23 @@ class MambaLM(LanguageModel):
     def _stack(self, mixers: list[MambaMixer]) -> MambaStack:
         return MambaStack(mixers, [b.norm.weight for b in self.blocks], self.backbone.norm_f.weight, EPS)
 
-    def _step(self, x: Tensor, mixers: list[MambaMixer], state: MambaState) -> tuple[Tensor, MambaState]:
-        """One token, all layers in one call."""
-        hidden, conv, ssm = decode.fused_decode_step(
-            x, self._stack(mixers), [s.conv for s in state], [s.ssm for s in state]
-        )
-        return hidden, state_of((conv, ssm))
+    def _step(
+        self, x: Tensor, mixers: list[MambaMixer], state: MambaState, memory: Buffers | None = None
+    ) -> tuple[Tensor, MambaState]:
+        """One token, all layers in one call; the state after it is in `memory`, if given."""
+        convs, ssms = [s.conv for s in state], [s.ssm for s in state]
+        hidden, *after = decode.fused_decode_step(x, self._stack(mixers), convs, ssms, memory)
+        return hidden, state_of(after)
+
+    @torch.inference_mode()
+    def _step_in_place(self, x: Tensor, buffers: Buffers) -> Tensor:
+        """One token x (B, 1, M) -> hidden states; `buffers` are the states before and after it."""
+        if decode.can_fuse(x, mixers := self._plain_mixers()):
+            return self._step(x, mixers, state_of(buffers), buffers)[0]
+        hidden, state = self(x, state=state_of(buffers))
+        for buffer, after in zip(buffers, buffers_of(state), strict=True):
+            buffer.copy_(after)
+        return hidden
 
     def prefill(
         self, x: Tensor, *, segments: Tensor | None = None, state: MambaState | None = None
@@ -219,7 +231,7 @@ class MambaLM(LanguageModel):
         self, x: Tensor, segments: Tensor | None, state: MambaState | None
     ) -> tuple[Tensor, ...]:
         """x and segments padded to a few lengths, and the state's buffers."""
-        buffers = self._new_buffers(len(x), x) if state is None else buffers_of(state)
+        buffers = initial_buffers(self.blocks, len(x), x) if state is None else buffers_of(state)
         return *padded_to_bucket(x, segments), *buffers
 
     def _last_logits(self, x: Tensor, segments: Tensor, conv: Tensor, ssm: Tensor) -> tuple[Tensor, ...]:
@@ -229,22 +241,21 @@ class MambaLM(LanguageModel):
     def _buffers_after(self, x: Tensor, segments: Tensor, conv: Tensor, ssm: Tensor) -> tuple[Tensor, ...]:
         return buffers_of(self(x, segments=segments, state=state_of((conv, ssm)))[1])
 
-    def _new_buffers(self, batch: int, like: Tensor) -> tuple[Tensor, Tensor]:
-        """The state of all layers before the first position: (layers, B, W-1, E), (layers, B, E, S) in fp32."""
-        mixer, count = self.blocks[0].mixer, len(self.blocks)
-        conv = like.new_zeros(count, batch, mixer.d_conv - 1, mixer.d_inner)
-        return conv, conv.new_zeros(count, batch, mixer.d_inner, mixer.d_state, dtype=torch.float32)
-
     def state_from_tensors(self, tensors: Mapping[str, Tensor]) -> MambaState:
-        like = dict(zip(SSMState._fields, self._new_buffers(1, self.backbone.embedding.weight), strict=True))
+        like = dict(
+            zip(
+                SSMState._fields, initial_buffers(self.blocks, 1, self.backbone.embedding.weight), strict=True
+            )
+        )
         return state_of(list(check_state_tensors(tensors, like, batch_dim=1).values()))
 
     def join_states(self, states: Sequence[MambaState]) -> MambaState:
         return state_of([torch.cat(parts, dim=1) for parts in zip(*map(buffers_of, states), strict=True)])
 
-    def take_sequences(self, state: MambaState, indices: Sequence[int]) -> MambaState:
-        rows = torch.tensor(indices, device=state[0].conv.device)
-        return state_of([t.index_select(1, rows) for t in buffers_of(state)])
+    def decode_slots(self, count: int) -> MambaSlots:
+        return MambaSlots(
+            self._step_in_place, initial_buffers(self.blocks, count, self.backbone.embedding.weight)
+        )
 
     def cuda_graph_decoder(self, state: MambaState, sampler: Sampler) -> CudaGraphDecoder | None:
         """A CUDA graph a token, captured once for a batch size and sampler; None without a GPU and Triton."""
@@ -267,7 +278,7 @@ class MambaLM(LanguageModel):
             hidden, _, _ = step(x, self._stack(mixers), conv, ssm, after)
             return self.logits(hidden[:, -1])
 
-        buffers = self._new_buffers(batch, weight)
+        buffers = initial_buffers(self.blocks, batch, weight)
         return CudaGraphDecoder(decode_token, sampler, buffers, self.vocab_size, weight.dtype, state_of)
 
     def output_projection(self) -> tuple[Tensor, Tensor | None] | None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from vlm_llms.mamba.cuda_graph import Buffers
-from vlm_ssm import SSMState
+from vlm_ssm import MambaMixer, SSMState
 
 
 class MambaState(tuple[SSMState, ...]):
@@ -29,6 +30,13 @@ class MambaState(tuple[SSMState, ...]):
     def to_tensors(self) -> dict[str, Tensor]:
         """`conv` (layers, B, W-1, E) and `ssm` (layers, B, E, S)."""
         return dict(zip(SSMState._fields, buffers_of(self), strict=True))
+
+
+def initial_buffers(blocks: Sequence[Any], batch: int, like: Tensor) -> Buffers:
+    """The state of all layers before the first position: (layers, B, W-1, E), and (layers, B, E, S) in fp32."""
+    mixer: MambaMixer = blocks[0].mixer
+    conv = like.new_zeros(len(blocks), batch, mixer.d_conv - 1, mixer.d_inner)
+    return conv, conv.new_zeros(len(blocks), batch, mixer.d_inner, mixer.d_state, dtype=torch.float32)
 
 
 def state_buffers(first: SSMState, layers: int) -> list[SSMState]:

@@ -17,6 +17,7 @@ from vlm_serve.api.metrics import Metrics
 from vlm_serve.api.request_count import CLIENT_GONE, RequestCount
 from vlm_serve.api.routes import chat, completions, models, responses
 from vlm_serve.api.server import Server
+from vlm_serve.api.stored_responses import ResponseStore
 from vlm_serve.engine.request import Engine
 from vlm_serve.page import routes as page_routes
 
@@ -29,6 +30,7 @@ _API = [
     Route("/v1/responses", responses.create, methods=["POST"]),
     Route("/v1/responses/{response}", responses.retrieve, methods=["GET"]),
     Route("/v1/responses/{response}", responses.delete, methods=["DELETE"]),
+    Route("/v1/responses/{response}/input_items", responses.input_items, methods=["GET"]),
     Route("/v1/models", models.list_models),
     Route("/v1/models/{model:path}", models.retrieve_model),
     Route("/health", models.health),
@@ -53,7 +55,8 @@ def create_app(engine: Engine, settings: ServerSettings) -> Starlette:
         },
     )
     app.router.redirect_slashes = False
-    app.state.server = Server(engine, settings, metrics)
+    store = ResponseStore(settings.max_responses, settings.response_bytes, settings.response_age)
+    app.state.server = Server(engine, settings, metrics, store)
     return app
 
 

@@ -30,7 +30,7 @@ class Server:
     engine: Engine
     settings: ServerSettings
     metrics: Metrics
-    responses: ResponseStore = field(default_factory=ResponseStore)
+    responses: ResponseStore
     created: int = field(default_factory=lambda: int(time.time()))
     """When the server was started, in seconds since 1970."""
 

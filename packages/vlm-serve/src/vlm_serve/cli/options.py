@@ -3,67 +3,32 @@
 from __future__ import annotations
 
 import argparse
-import re
-from ipaddress import ip_network
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
 from vlm_core.cli.common import DTYPES, Parser, add_trust, count, local_path
-from vlm_core.errors import UserError, shown
+from vlm_core.errors import UserError
 from vlm_serve.api.guard.settings import ServerSettings
-
-_UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "ki": 2**10, "mi": 2**20, "gi": 2**30}
-
-
-def size(text: str) -> int:
-    """Argument type: bytes, as `2000000`, `2MB` or `2MiB`."""
-    match = re.fullmatch(r"([0-9]{1,15})\s*(|[kmg]i?)b?", text.lower(), re.ASCII)
-    if match is None:
-        raise argparse.ArgumentTypeError(f"expected a size, such as 64MiB, got {shown(text)}")
-    return int(match[1]) * _UNITS[match[2]]
-
-
-def seconds(text: str) -> float:
-    """Argument type: seconds, above 0 and at most a day."""
-    if not re.fullmatch(r"[0-9]{1,6}(\.[0-9]{1,6})?", text, re.ASCII) or not 0 < float(text) <= 86_400:
-        raise argparse.ArgumentTypeError(f"expected seconds, above 0 and at most 86400, got {shown(text)}")
-    return float(text)
-
-
-def origin(text: str) -> str:
-    """Argument type: an origin, as browsers send it."""
-    if not re.fullmatch(r"https?://[a-z0-9.\-\[\]:]+", text):
-        raise argparse.ArgumentTypeError(
-            f"expected an origin in lower case without a path, such as https://example.org, got {shown(text)}"
-        )
-    return text
-
-
-def host_pattern(text: str) -> str:
-    """Argument type: a host, perhaps with a port, or with `*.` for all names below a domain."""
-    if not re.fullmatch(r"(\*|(\*\.)?[A-Za-z0-9.\-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?", text):
-        raise argparse.ArgumentTypeError(
-            f"expected a host, such as example.org, *.example.org or example.org:8443, got {shown(text)}"
-        )
-    return text.lower()
-
-
-def network(text: str) -> str:
-    """Argument type: an address, or a network such as 10.0.0.0/8."""
-    try:
-        return str(ip_network(text))
-    except ValueError:
-        raise argparse.ArgumentTypeError(
-            f"expected an address, or a network such as 10.0.0.0/8, got {shown(text)}"
-        ) from None
+from vlm_serve.api.schema.places import sentence
+from vlm_serve.cli.argument_types import (
+    host_pattern,
+    network,
+    origin,
+    port,
+    seconds,
+    seconds_or_never,
+    size,
+)
 
 
 def build_parser(description: str | None = None) -> argparse.ArgumentParser:
     """The parser, whose destinations are fields of `ServerSettings`; an option that is left out sets none."""
     parser = Parser(
         prog="vlm-serve",
+        usage="vlm-serve [OPTION …] MODEL",
         description=description,
         argument_default=argparse.SUPPRESS,
         epilog="`vlm-serve keys --help` is about API keys. docs/serving.md of the repository describes everything.",
@@ -73,7 +38,9 @@ def build_parser(description: str | None = None) -> argparse.ArgumentParser:
     _add_access(parser.add_argument_group("network and access"))
     _add_images(parser.add_argument_group("images"))
     _add_limits(parser.add_argument_group("limits"))
+    _add_responses(parser.add_argument_group("stored responses"))
     _add_engine(parser.add_argument_group("engine"))
+    _add_cache(parser.add_argument_group("state cache"))
     return parser
 
 
@@ -100,7 +67,7 @@ def _add_model(group: Any) -> None:
 
 def _add_access(group: Any) -> None:
     group.add_argument("--host", metavar="ADDRESS", help="default 127.0.0.1: this machine alone")
-    group.add_argument("--port", type=_port, metavar="N", help="default 8000; 0: any free one")
+    group.add_argument("--port", type=port, metavar="N", help="default 8000; 0: any free one")
     group.add_argument(
         "--keys", dest="keys_file", type=local_path, metavar="FILE", help="ask for an API key of this file"
     )
@@ -149,7 +116,9 @@ def _add_images(group: Any) -> None:
         metavar="DIR",
         help="read file: URLs inside this folder; may be repeated; default: none",
     )
-    group.add_argument("--image-timeout", type=seconds, metavar="S", help="for fetching one; default 10")
+    group.add_argument(
+        "--image-timeout", type=seconds, metavar="S", help="seconds for fetching one; default 10"
+    )
     group.add_argument(
         "--max-images", type=count, metavar="N", help="of one request, videos included; default 32"
     )
@@ -196,6 +165,28 @@ def _add_limits(group: Any) -> None:
         group.add_argument(name, type=seconds, metavar="S", help=f"seconds {text}")
 
 
+def _add_responses(group: Any) -> None:
+    group.add_argument(
+        "--max-responses",
+        type=partial(count, least=0, most=1_000_000),
+        metavar="N",
+        help="stored responses; default 10000; 0: none",
+    )
+    group.add_argument(
+        "--response-memory",
+        dest="response_bytes",
+        type=size,
+        metavar="SIZE",
+        help="of stored responses with their images; default 256MiB",
+    )
+    group.add_argument(
+        "--response-age",
+        type=partial(seconds, most=31_536_000),
+        metavar="S",
+        help="seconds for which a response is stored; default 2592000, 30 days",
+    )
+
+
 def _add_engine(group: Any) -> None:
     group.add_argument(
         "--slots",
@@ -218,6 +209,22 @@ def _add_engine(group: Any) -> None:
         help="positions of a prompt that are read between two steps of decoding; default 512",
     )
     group.add_argument(
+        "--image-chunk",
+        type=count,
+        metavar="N",
+        help="views of an image, or frames of a video, that are encoded between two steps of decoding; default 8",
+    )
+    group.add_argument(
+        "--worker-timeout",
+        type=seconds_or_never,
+        metavar="S",
+        help="seconds for one step of a worker process, and four times as many to load the model; a process that "
+        "exceeds them is killed and started again; default 300; 0: never",
+    )
+
+
+def _add_cache(group: Any) -> None:
+    group.add_argument(
         "--cache-memory",
         dest="cache_bytes",
         type=size,
@@ -235,10 +242,6 @@ def _add_engine(group: Any) -> None:
         action="store_true",
         help="one key's cached states may speed up another's requests, which shows that a prompt was asked before",
     )
-
-
-def _port(text: str) -> int:
-    return count(text, most=65_535, least=0)
 
 
 def settings_of(args: argparse.Namespace) -> ServerSettings:
@@ -264,7 +267,7 @@ def settings_of(args: argparse.Namespace) -> ServerSettings:
         settings = ServerSettings.model_validate(values)
     except ValidationError as error:
         first = error.errors()[0]
-        raise UserError(f"{_option(first['loc'][0])}: {first['msg']}") from None
+        raise UserError(f"{_option(first['loc'][0])}: {sentence(first)}") from None
     _check_exposure(settings, open_to_all=getattr(args, "no_keys", False))
     return settings
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import socket
+import sys
 from contextlib import suppress
 from functools import partial
 
@@ -29,6 +30,7 @@ from vlm_serve.engine.workers import Workers
 def serve(settings: ServerSettings, sock: socket.socket) -> int:
     """Serve at a bound socket until a signal ends it -> exit code; raises `UserError` for a model that can't be."""
     devices = _devices(settings)
+    say(f"loading {settings.model} on {', '.join(devices)}", file=sys.stderr)
     start = partial(_start_engine, settings, devices)
     version = folder_version(settings.model)
     reload = start if settings.reload else None
@@ -65,6 +67,7 @@ def engine_settings(settings: ServerSettings) -> EngineSettings:
         "queue": settings.max_queue,
         "max_positions": settings.max_positions,
         "prefill_chunk": settings.prefill_chunk,
+        "image_chunk": settings.image_chunk,
         "cache_bytes": settings.cache_bytes,
         "cache_folder": settings.cache_folder,
         "cache_folder_bytes": settings.cache_folder_bytes,
@@ -80,7 +83,7 @@ def _start_engine(settings: ServerSettings, devices: tuple[str, ...]) -> Engine:
         dtype=settings.dtype,
         trust_remote_code=settings.trust_remote_code,
     )
-    return Workers(plan, devices)
+    return Workers(plan, devices, timeout=settings.worker_timeout)
 
 
 async def _run(

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
-from collections.abc import AsyncGenerator, Mapping
-from contextlib import aclosing
+from collections.abc import AsyncGenerator, Iterator, Mapping
+from contextlib import aclosing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +27,9 @@ from vlm_serve.engine.batching.decode_groups import Batching
 from vlm_serve.engine.batching.fair_queue import FairQueue
 from vlm_serve.engine.batching.scheduler import Scheduler
 from vlm_serve.engine.prepare import Preparer
-from vlm_serve.engine.request import Event, Failed, GenerationRequest, ModelFacts
+from vlm_serve.engine.request import Event, GenerationRequest, ModelFacts, refusal
 from vlm_serve.engine.settings import EngineSettings
-from vlm_serve.engine.ticket import CLOSING, FULL, Ticket
+from vlm_serve.engine.ticket import CLOSING, FULL, Ticket, is_full
 
 log = logging.getLogger(__name__)
 
@@ -47,14 +47,21 @@ class LocalEngine:
         self.preparer = Preparer(self.reader, settings.max_positions, shared_cache=settings.shared_cache)
         self._facts = _facts(model, template, name, settings.max_positions)
         self.scheduler = Scheduler(self.reader, self.preparer, settings, Batching.of(model))
+        least = self.scheduler.costs.bytes(1)
+        if settings.state_bytes is not None and settings.state_bytes < least:
+            text = f"one answer's state has {least} bytes, the budget of all states {settings.state_bytes}"
+            raise UserError(f"{text}: --state-memory, or state_bytes, must be larger")
         self._tickets: set[Ticket] = set()
         self._unprepared: FairQueue[Ticket] = FairQueue()
         self._preparing = 0
         self._prepared: list[Answer] = []
         self._closing = self._ended = False
+        self._steps = [0] * (settings.preparing_threads + 1)
         self._work, self._decode = threading.Condition(), threading.Condition()
         self._threads = [
-            threading.Thread(target=self._prepare_requests, name=f"prepare-{number}", daemon=True)
+            threading.Thread(
+                target=self._prepare_requests, args=(number,), name=f"prepare-{number}", daemon=True
+            )
             for number in range(settings.preparing_threads)
         ]
         self._threads.append(threading.Thread(target=self._run, name="decode", daemon=True))
@@ -82,7 +89,7 @@ class LocalEngine:
         if self._closing:
             yield CLOSING
             return
-        if self._waiting >= self.settings.queue:
+        if is_full(self._waiting, self.settings.queue, request.owner, self._tickets):
             yield FULL
             return
         ticket = Ticket(request)
@@ -110,10 +117,6 @@ class LocalEngine:
     def facts(self) -> ModelFacts:
         """As in `Engine`."""
         return self._facts
-
-    def count_tokens(self, text: str) -> int:
-        """As in `Engine`."""
-        return len(self.preparer.tokenizer.encode(text))
 
     def stats(self) -> Mapping[str, float]:
         """As in `Engine`. Names that end with `_total` only grow."""
@@ -148,6 +151,18 @@ class LocalEngine:
             }
         return stats
 
+    def steps(self) -> tuple[int, ...]:
+        """Of each thread, how many steps it has begun and ended, together: odd while one runs."""
+        return tuple(self._steps)
+
+    @contextmanager
+    def _step(self, thread: int) -> Iterator[None]:
+        self._steps[thread] += 1
+        try:
+            yield
+        finally:
+            self._steps[thread] += 1
+
     async def close(self, grace: float = 30.0) -> None:
         """As in `Engine`."""
         self._closing = True
@@ -161,7 +176,7 @@ class LocalEngine:
             self._decode.notify_all()
         await asyncio.gather(*(asyncio.to_thread(thread.join) for thread in self._threads))
 
-    def _prepare_requests(self) -> None:
+    def _prepare_requests(self, thread: int) -> None:
         """A preparing thread: takes requests in turn of their owners."""
         while True:
             with self._work:
@@ -174,7 +189,8 @@ class LocalEngine:
                 ticket = self._unprepared.take()
                 self._preparing += 1
             try:
-                self._prepare(ticket)
+                with self._step(thread):
+                    self._prepare(ticket)
             finally:
                 with self._work:
                     self._preparing -= 1
@@ -185,7 +201,7 @@ class LocalEngine:
         try:
             answer = Answer(self.preparer(ticket.request), ticket)
         except (UserError, BadSample) as error:
-            ticket.send(Failed("refused", " ".join(error.lines)))
+            ticket.send(refusal(error))
             return
         except Exception:
             log.exception("request %s: preparing it failed", ticket.request.id)
@@ -198,6 +214,12 @@ class LocalEngine:
             self._prepared.append(answer)
             self._decode.notify()
 
+    def _arriving(self) -> list[Answer]:
+        """The requests that were prepared since the last call."""
+        with self._decode:
+            arriving, self._prepared = self._prepared, []
+        return arriving
+
     def _run(self) -> None:
         """The decode thread."""
         worked = True
@@ -205,14 +227,15 @@ class LocalEngine:
             with self._decode:
                 if not worked and not self._prepared and not self._ended:
                     self._decode.wait()
-                new, self._prepared, ended = self._prepared, [], self._ended
-            for answer in new:
+                ended = self._ended
+            for answer in self._arriving():
                 self.scheduler.add(answer)
             if ended:
                 self.scheduler.fail_all(CLOSING)
                 return
             try:
-                worked = self.scheduler.step()
+                with self._step(-1):
+                    worked = self.scheduler.step(self._arriving)
             except Exception:  # of the scheduler itself: no request is known to be sound
                 log.exception("a step of the engine failed")
                 self.scheduler.fail_all(CRASHED)

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vlm_core.errors import UserError
+from vlm_core.generation.generate import Session
+from vlm_core.model import VLM
 from vlm_core.states.cache import MEMORY_BYTES
 from vlm_core.states.disk_cache import DISK_BYTES
 
@@ -19,11 +21,13 @@ class EngineSettings:
     state_bytes: int | None = None
     """Budget of the live states together; None: that of all slots."""
     queue: int = 256
-    """Requests that may wait for a slot; more are refused as `overloaded`."""
+    """Requests that may wait for a slot; more are refused as `overloaded`, but for an owner below an equal share."""
     max_positions: int = 16384
     """Positions that a prompt and its answer may have together."""
     prefill_chunk: int = 512
     """Positions of a prompt that are read between two steps of decoding."""
+    image_chunk: int = 8
+    """Views of an image, or frames of a video, that are encoded between two steps of decoding."""
     cache_bytes: int = MEMORY_BYTES
     """Budget of the state cache in memory; 0 keeps no states."""
     cache_folder: Path | None = None
@@ -35,11 +39,22 @@ class EngineSettings:
     """Threads that render prompts and decode images."""
 
     def __post_init__(self) -> None:
-        for name in ("slots", "queue", "max_positions", "prefill_chunk", "preparing_threads"):
+        for name in (
+            "slots",
+            "queue",
+            "max_positions",
+            "prefill_chunk",
+            "image_chunk",
+            "preparing_threads",
+        ):
             self._at_least(name, 1)
         for name in ("state_bytes", "cache_bytes", "cache_folder_bytes"):
             if getattr(self, name) is not None:
                 self._at_least(name, 0)
+
+    def session(self, model: VLM) -> Session:
+        """An empty session, which reads in parts of these sizes."""
+        return Session(model, prefill_chunk=self.prefill_chunk, image_chunk=self.image_chunk)
 
     def _at_least(self, name: str, least: int) -> None:
         value = getattr(self, name)

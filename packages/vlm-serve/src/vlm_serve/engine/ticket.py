@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable
+from collections import Counter
+from collections.abc import AsyncGenerator, Callable, Collection
 from contextlib import suppress
 
 from vlm_serve.engine.request import Event, Failed, Finished, GenerationRequest
@@ -41,3 +42,16 @@ class Ticket:
             if not self.done:
                 self.cancelled = True
                 self.on_cancel()
+
+
+def is_full(waiting: int, limit: int, owner: str, tickets: Collection[Ticket]) -> bool:
+    """Whether a request of `owner` must be refused because `limit` requests are `waiting`.
+
+    An owner with less than an equal share of the limit among `tickets` may always wait: no other can fill the queue
+    against it. Twice the limit may wait together.
+    """
+    if waiting < limit:
+        return False
+    counts = Counter(ticket.request.owner for ticket in tickets)
+    owners = len(counts.keys() | {owner})
+    return owners == 1 or counts[owner] >= max(1, limit // owners)

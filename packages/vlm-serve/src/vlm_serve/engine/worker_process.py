@@ -6,7 +6,6 @@ import asyncio
 import logging
 import os
 import signal
-import sys
 import threading
 from contextlib import aclosing, suppress
 from dataclasses import dataclass
@@ -54,24 +53,28 @@ def load_engine(plan: WorkerPlan) -> LocalEngine:
     )
 
 
-def run_worker(connection: Connection, plan: WorkerPlan, parent: int) -> None:
-    """Serve until told to close. It ignores the signals that end its parent, which closes it; it ends with its parent.
+def load_worker(connection: Connection, plan: WorkerPlan, parent: int) -> LocalEngine | None:
+    """The engine; None for a folder that can't be served, of which the parent is told. Raises `OSError`.
 
-    Received: ("submit", number, request), ("cancel", number), ("close", grace). Sent: ("ready", facts) or
-    ("refused", lines), ("event", number, event), ("stats", stats), ("closed",).
+    The process ignores the signals that end its parent, which closes it; it ends with its parent.
     """
     end_with_parent(parent)
     compact_allocator()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
     try:
-        engine = load_engine(plan)
+        return load_engine(plan)
     except UserError as error:
         connection.send(("refused", error.lines))
-        return
-    except OSError as error:  # of this moment, such as a full disk: another process tries again later
-        log.error("the model can't be loaded: %s", error)
-        sys.exit(1)
+        return None
+
+
+def serve(connection: Connection, engine: LocalEngine) -> None:
+    """Serve until told to close.
+
+    Received: ("submit", number, request), ("cancel", number), ("close", grace). Sent: ("ready", facts),
+    ("event", number, event), ("stats", stats, steps), ("closed",).
+    """
     connection.send(("ready", engine.facts()))
     asyncio.run(_Worker(connection, engine).serve())
     os._exit(0)  # a thread still reads the connection
@@ -133,5 +136,5 @@ class _Worker:
 
     async def _send_stats(self) -> None:
         while True:
-            self._send("stats", dict(self.engine.stats()))
+            self._send("stats", dict(self.engine.stats()), self.engine.steps())
             await asyncio.sleep(STATS_SECONDS)

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from vlm_ssm import backends
 from vlm_ssm.mamba_layer import MambaLayer, MambaStack
+from vlm_ssm.runtime.huge_pages import with_huge_pages
 
 _NATIVE = (torch.float32, torch.bfloat16)
 MOST_ROWS = 16
@@ -102,31 +103,44 @@ def gpu_step(device: torch.device) -> Callable[..., tuple[Tensor, Tensor, Tensor
 
 
 def fused_decode_step(
-    x: Tensor, stack: MambaStack, convs: Sequence[Tensor], ssms: Sequence[Tensor]
+    x: Tensor,
+    stack: MambaStack,
+    convs: Sequence[Tensor],
+    ssms: Sequence[Tensor],
+    after: tuple[Tensor, Tensor] | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """One token x (B, 1, M) through a stack.
 
     `convs` (B, W-1, E) and `ssms` (B, E, S) are the states of each layer. -> y (B, 1, M), and the next states
-    (layers, B, W-1, E) and (layers, B, E, S). Check `can_fuse` first. On a CPU a sequence's result is the same to the
-    bit for every B. Raises `ValueError` for states of another B.
+    (layers, B, W-1, E) and (layers, B, E, S), in the memory `after` if it is given, which may be that of the states
+    before. Check `can_fuse` first. On a CPU a sequence's result is the same to the bit for every B. Raises `ValueError`
+    for states of another B.
     """
     if any(len(state) != len(x) for state in (*convs, *ssms)):
         raise ValueError(f"{len(x)} sequences, but states of {sorted({len(s) for s in (*convs, *ssms)})}")
     if backends.chosen(x.device) in ("cuda", "triton"):
-        return gpu_step(x.device)(x, stack, convs, ssms)
+        return gpu_step(x.device)(x, stack, convs, ssms, after)
     mixers, norms, last_norm, eps = stack
-    count, W, S, E = len(mixers), mixers[0].d_conv, mixers[0].d_state, mixers[0].d_inner
     x, y = x.contiguous(), torch.empty_like(x, memory_format=torch.contiguous_format)
     convs = [c.to(x.dtype).contiguous() for c in convs]
     ssms = [s.float().contiguous() for s in ssms]
-    conv_after = x.new_empty(count, len(x), W - 1, E)
-    ssm_after = x.new_empty(count, len(x), E, S, dtype=torch.float32)
-    after = zip(conv_after.unbind(0), ssm_after.unbind(0), strict=True)
+    after = after or _new_states(x, mixers)
+    assert (after[0].dtype, after[1].dtype) == (x.dtype, torch.float32)
     table: list[int] = []
-    for mixer, norm, conv, ssm, (c, h) in zip(mixers, norms, convs, ssms, after, strict=True):
+    layers = zip(mixers, norms, convs, ssms, after[0].unbind(0), after[1].unbind(0), strict=True)
+    for mixer, norm, conv, ssm, c, h in layers:
+        assert c.is_contiguous()
+        assert h.is_contiguous()
         table.extend(_layer(mixer, norm, (conv, c, ssm, h)))
     _run_kernel(mixers[0], x, y, table, last_norm, eps)
-    return y, conv_after, ssm_after
+    return y, *after
+
+
+def _new_states(x: Tensor, mixers: Sequence[MambaLayer]) -> tuple[Tensor, Tensor]:
+    """Memory for the states of all layers: (layers, B, W-1, E) and (layers, B, E, S)."""
+    count, W, S, E = len(mixers), mixers[0].d_conv, mixers[0].d_state, mixers[0].d_inner
+    conv, ssm = x.new_empty(count, len(x), W - 1, E), x.new_empty(count, len(x), E, S, dtype=torch.float32)
+    return with_huge_pages(conv), with_huge_pages(ssm)
 
 
 def _run_kernel(

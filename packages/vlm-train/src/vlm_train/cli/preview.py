@@ -26,7 +26,8 @@ from vlm_core.views.image_views import ImageInput, ImageViews, view_values
 from vlm_train.config.template_checks import check_templates
 from vlm_train.config.train import TrainConfig
 from vlm_train.data.dataset import DroppedSample, Example, Examples, sample_processor
-from vlm_train.data.mixture import image_positions, joined, order_of
+from vlm_train.data.mixture import joined, order_of
+from vlm_train.data.order.row_lengths import image_positions
 from vlm_train.seeds import stage_seed
 
 

@@ -17,7 +17,8 @@ from vlm_train.config.train import Stage, TrainConfig
 from vlm_train.data import data_workers
 from vlm_train.data.collate import MicroBatch, to_micro_batch
 from vlm_train.data.dataset import Examples, SampleProcessor
-from vlm_train.data.mixture import ConcatRows, image_positions, order_of
+from vlm_train.data.mixture import ConcatRows, order_of
+from vlm_train.data.order.row_lengths import image_positions
 from vlm_train.data.order.sampler import StepSampler
 from vlm_train.feature_cache.cache import Features
 from vlm_train.monitoring.run_messages import log_on_main

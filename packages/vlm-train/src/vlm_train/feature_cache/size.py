@@ -12,6 +12,7 @@ from vlm_core.rows import Rows
 from vlm_core.units import size
 from vlm_train.config.train import Stage, TrainConfig
 from vlm_train.data.mixture import ConcatRows
+from vlm_train.data.order.row_lengths import video_frames
 
 
 def shape_of(model: VLM) -> tuple[int, int, int]:
@@ -24,12 +25,13 @@ def estimate_cache_size(model: VLM, train: TrainConfig, stage: Stage, rows: Conc
     dtype = train.feature_dtype(stage)
     if dtype is None or any(isinstance(part, Rows) and part.sizes() is None for part in rows.parts):
         return None
-    images = rows.sizes()[:, 1]
-    if stage.steps is not None:  # at most so many rows, in the worst case those with the most images
-        images = np.sort(images)[::-1][: stage.steps * stage.batch_size]
-    views = model.image_processor.most_views
-    count, entry = views * int(images.sum()), math.prod(shape_of(model)) * getattr(torch, dtype).itemsize
+    sizes = rows.sizes()
+    videos = sizes[:, 2]
+    views = (sizes[:, 1] - videos) * model.image_processor.most_views + video_frames(rows, model, sizes)
+    if stage.steps is not None:  # at most so many rows, in the worst case those with the most views
+        views = np.sort(views)[::-1][: stage.steps * stage.batch_size]
+    count, entry = int(views.sum()), math.prod(shape_of(model)) * getattr(torch, dtype).itemsize
     things = "images" if model.views is None else "views of images"
+    things += " and frames" if videos.any() else ""
     text = f"features for {stage.name}: at most {count} {things} of {size(entry)}, {size(count * entry)}"
-    text += "; a video counts as one, but has features of each frame"
     return text if count else None

@@ -60,7 +60,12 @@ def add_watch(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--keep-every", type=_time, metavar="TIME", help="keep a state for /at once in this time; default 60s"
     )
-    group.add_argument("--keep-mb", type=count, metavar="N", help="memory of kept states in MB; default 1024")
+    group.add_argument(
+        "--keep-mb",
+        type=count,
+        metavar="N",
+        help="memory of kept states in MB, and their part of the file of --save; default 1024",
+    )
     group.add_argument(
         "--max-frames",
         type=count,
@@ -120,8 +125,10 @@ def check_watch(args: argparse.Namespace, stream: SavedStream | None) -> None:
     if args.stall is not None and args.watch != "-":
         raise UserError("--stall is for --watch -")
     for name in ("keep_every", "keep_mb"):
-        if getattr(args, name) is not None and args.ask is not None:
-            raise UserError(f"--{name.replace('_', '-')}: --ask is about the end; no state before it is kept")
+        if getattr(args, name) is not None and args.ask is not None and not args.save:
+            raise UserError(
+                f"--{name.replace('_', '-')}: --ask is about the end; without --save no state before it is kept"
+            )
     for name, value in _DEFAULTS.items():
         if getattr(args, name) is None:
             setattr(args, name, value)

@@ -70,7 +70,9 @@ def _watcher(args: argparse.Namespace, model: VLM, template: AnyTemplate) -> Wat
     from vlm_core.generation.watch.kept_states import Keep
     from vlm_core.generation.watch.stream_file import load_stream
 
-    keep = None if args.ask is not None else Keep(every=args.keep_every, max_bytes=args.keep_mb * 2**20)
+    keep = Keep(every=args.keep_every, max_bytes=args.keep_mb * 2**20)
+    if args.ask is not None and not args.save:
+        keep = None  # nobody can ask about an earlier time
     limit = args.max_frames
     if args.resume:
         return load_stream(

@@ -42,9 +42,14 @@ class Fork:
         self.frames, self.time = frames, time
 
     @property
+    def state(self) -> State | None:
+        """The state after the frames; None before the first one."""
+        return self._session.state
+
+    @property
     def nbytes(self) -> int:
         """Bytes of the state."""
-        return 0 if self._session.state is None else self._session.state.nbytes
+        return 0 if self.state is None else self.state.nbytes
 
     def ask(self, question: str, decoding: GenerationConfig = GREEDY) -> Iterator[str]:
         """Yield the answer as it is generated, as `Conversation.ask`."""

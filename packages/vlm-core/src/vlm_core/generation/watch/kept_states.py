@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from vlm_core.errors import UserError, shown
 from vlm_core.generation.watch.fork import Fork
 from vlm_core.io.frames.times import clock
+from vlm_core.states.manifest import MOST_KEPT
 from vlm_core.units import size
 
 log = logging.getLogger(__name__)
@@ -38,6 +39,8 @@ class Keep:
                 raise UserError(
                     f"keep: {name} is {shown(value)}; expected a whole number of at least {least}"
                 )
+        if (kept := self.last + self.older) > MOST_KEPT:
+            raise UserError(f"keep: last and older are {kept} states; at most {MOST_KEPT} are kept")
 
 
 KEEP = Keep()
@@ -59,6 +62,11 @@ class KeptStates:
         self._forks: list[Fork] = []
         self._period = -1  # number of the last period of `every` seconds with a kept state
         self._warned = False
+
+    @property
+    def forks(self) -> Sequence[Fork]:
+        """The kept ones, in order of time."""
+        return tuple(self._forks)
 
     @property
     def times(self) -> list[float]:
@@ -85,6 +93,13 @@ class KeptStates:
             if not self._forks:
                 self._warn(fork)
                 return
+
+    def restore(self, forks: Iterable[Fork], now: float) -> None:
+        """Keep those of a stream that has been read up to `now`, as far as the limits allow; a period is kept once."""
+        assert self.keep is not None
+        for fork in forks:
+            self.add(fork)
+        self._period = int(now // self.keep.every)
 
     def _index_to_drop(self, now: float) -> int:
         assert self.keep is not None

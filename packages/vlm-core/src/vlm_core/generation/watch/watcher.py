@@ -44,6 +44,14 @@ class ReadFrames(NamedTuple):
     sha256: str
 
 
+class KeptMoment(NamedTuple):
+    """A session that has read so many frames, the last one at `time` seconds, and nothing else."""
+
+    session: StreamSession
+    frames: int
+    time: float
+
+
 class Watcher:
     """Reads frames into a session's state; each is a turn's next image. Iterating reads one frame a step -> its time.
 
@@ -54,7 +62,8 @@ class Watcher:
     a warning says by how much, and `max_frames` limits it. `keep` says which states are kept for `at`.
 
     `record` digests each frame, which a file of the state needs (`stream_file.save_stream`). A session that has `read`
-    frames continues with them; times and `max_frames` count from the first one of all.
+    frames continues with them, and with the moments that were `kept`; without any, the present one is kept. Times and
+    `max_frames` count from the first frame of all.
     """
 
     def __init__(
@@ -68,6 +77,7 @@ class Watcher:
         as_video: bool = False,
         record: bool = False,
         read: ReadFrames | None = None,
+        kept: Iterable[KeptMoment] = (),
     ) -> None:
         if (session.state is None) != (read is None):
             raise UserError("the session has read a prompt already; watch with a new one")
@@ -84,7 +94,8 @@ class Watcher:
         self._between: Tensor | None = None
         self._done: torch.cuda.Event | None = None
         if read is not None and keep is not None:
-            self.kept.add(self.fork())
+            forks = [Fork(one.session, self._prompt, one.frames, one.time) for one in kept]
+            self.kept.restore(forks or [self.fork()], read.time)
 
     frames: int
     """Number of frames read."""

@@ -76,6 +76,16 @@ class ServerSettings(BaseModel):
     grace: Seconds = 30.0
     """For answers that were begun, after the server was told to stop."""
 
+    worker_timeout: float = Field(default=300.0, ge=0, le=86_400)
+    """For one step of a worker process; one that takes longer is killed and started again. 0: never."""
+
+    max_responses: int = Field(default=10_000, ge=0, le=1_000_000)
+    """Stored responses; beyond this and the next limit the least recently used are dropped. 0: none is stored."""
+    response_bytes: Bytes = 256 * MIB
+    """Of all stored responses, with the images of their conversations."""
+    response_age: float = Field(default=2_592_000.0, gt=0, le=31_536_000)
+    """Seconds for which a response is stored."""
+
     max_connections: Count = 1024
     max_queue: Count = 256
     """Requests that wait for a slot; more are refused with status 503."""
@@ -98,6 +108,8 @@ class ServerSettings(BaseModel):
     """Answers computed at once on each device; None: as many as the budget allows."""
     prefill_chunk: Count = 512
     """Positions of a prompt that are read between two steps of decoding."""
+    image_chunk: Count = 8
+    """Views of an image, or frames of a video, that are encoded between two steps of decoding."""
     cache_bytes: int = Field(default=512 * MIB, ge=0, le=2**44)
     """Budget of cached states in memory; 0: no cache."""
     cache_folder: Path | None = None

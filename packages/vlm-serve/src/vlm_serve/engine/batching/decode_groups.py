@@ -14,6 +14,7 @@ from torch import Tensor
 
 from vlm_core.interfaces import State
 from vlm_core.model import VLM
+from vlm_core.numerics.low_precision_matmul import upcast_matmul
 
 ROWS = 16
 """Sequences of a group: the fused CPU step of Mamba layers takes as many."""
@@ -22,7 +23,7 @@ T = TypeVar("T")
 
 
 class Batching(NamedTuple):
-    """Sequences of a group at most, and whether a smaller group is filled up to that number with copies."""
+    """Sequences of a group at most, and whether all slots are computed, also those that are free."""
 
     rows: int
     padded: bool = False
@@ -34,7 +35,7 @@ class Batching(NamedTuple):
         The first two are taken only if the logits of sequences in groups equal, bit by bit, those of the same sequence
         in other places and company.
         """
-        if not model.llm.joins_states:
+        if model.llm.decode_slots(ROWS) is None:
             return cls(1)
         states, ids = _probe(model)
         alone = [_logits_of(model, states, ids, [row]) for row in range(ROWS)]
@@ -62,8 +63,9 @@ def _probe(model: VLM) -> tuple[list[Any], list[int]]:
 
 
 def _logits_of(model: VLM, states: Sequence[Any], ids: Sequence[int], rows: Sequence[int]) -> Tensor:
-    state = model.llm.join_states([states[row] for row in rows])
-    return decode_step(model, state, [ids[row] for row in rows])[0]
+    group = Group[int](model, Batching(ROWS))
+    group.change([], [(place, states[row]) for place, row in enumerate(rows)])
+    return group.step([ids[row] for row in rows])
 
 
 def _equal(
@@ -72,56 +74,54 @@ def _equal(
     return torch.equal(_logits_of(model, states, ids, rows), torch.cat([expected[row] for row in rows]))
 
 
-@torch.inference_mode()
-def decode_step(model: VLM, state: Any, ids: Sequence[int]) -> tuple[Tensor, Any]:
-    """Process an id of each sequence -> (logits (B, V), state)."""
-    device = next(model.llm.parameters()).device
-    x = model.llm.embed(torch.tensor(ids, device=device).unsqueeze(1))
-    hidden, state = model.forward_embeds(x, None, state)
-    return model.llm.logits(hidden[:, -1]), state
-
-
 class Group(Generic[T]):
-    """Sequences whose states are one tensor: `members` in the order of its rows. Padding follows them."""
+    """Sequences that are decoded together: `members` in the order of their slots.
 
-    def __init__(self, model: VLM, batching: Batching) -> None:
+    Whoever joins takes the first free slot, and the last member moves to the slot of one that leaves: what a step
+    computes is without gaps, and no other state is copied.
+    """
+
+    def __init__(self, model: VLM, batching: Batching, most: int = ROWS) -> None:
+        """`most`: members that all groups together can have."""
         self.model, self.batching = model, batching
+        self.rows = batching.rows if batching.padded else min(batching.rows, most)
         self.members: list[T] = []
-        self._state: Any = None
-        self._rows = 0
+        self._slots = model.llm.decode_slots(self.rows) if self.rows > 1 else None
+        self._state: Any = None  # of the only member, without slots
 
     def change(self, leaving: Sequence[T], joining: Sequence[tuple[T, State]]) -> None:
-        """Take members out and others in; nothing is computed, and no state changes."""
-        kept = [i for i, member in enumerate(self.members) if member not in leaving]
-        members = [self.members[i] for i in kept] + [member for member, _ in joining]
-        assert len(members) <= self.batching.rows, "the group is full"
-        llm, states = self.model.llm, [state for _, state in joining]
-        with torch.inference_mode():
-            if kept and (len(kept) < self._rows):
-                self._state = llm.take_sequences(self._state, kept)
-            if kept:
-                states.insert(0, self._state)
-            self._state = None
-            if states:
-                self._state = states[0] if len(states) == 1 else llm.join_states(states)
-            self._rows, self.members = len(members), members
-            self._pad()
+        """Take members out and others in; no state changes."""
+        for member in leaving:
+            self._leave(self.members.index(member))
+        assert len(self.members) + len(joining) <= self.rows, "the group is full"
+        for member, state in joining:
+            if self._slots is None:
+                self._state = state
+            else:
+                self._slots.put(len(self.members), state)
+            self.members.append(member)
 
-    def _pad(self) -> None:
-        rows = self.batching.rows
-        if self.batching.padded and 0 < self._rows < rows:
-            places = [min(i, self._rows - 1) for i in range(rows)]
-            self._state, self._rows = self.model.llm.take_sequences(self._state, places), rows
+    def _leave(self, slot: int) -> None:
+        self._state, last = None, self.members.pop()
+        if slot < len(self.members):
+            self.members[slot] = last
+            assert self._slots is not None
+            self._slots.move(len(self.members), slot)
 
+    @torch.inference_mode()
     def step(self, ids: Sequence[int]) -> Tensor:
-        """Process an id of each member -> logits (members, V). After an error the state is unchanged."""
-        filled = [*ids, *[ids[-1]] * (self._rows - len(ids))]
-        logits, self._state = decode_step(self.model, self._state, filled)
-        return logits[: len(ids)]
+        """Process an id of each member -> logits (members, V). After an error the states are of no use."""
+        llm = self.model.llm
+        count = self.rows if self.batching.padded else len(ids)
+        filled = torch.tensor([*ids, *[ids[-1]] * (count - len(ids))], device=next(llm.parameters()).device)
+        x = llm.embed(filled.unsqueeze(1))
+        if self._slots is None:
+            hidden, self._state = self.model.forward_embeds(x, None, self._state)
+        else:
+            with upcast_matmul(x):
+                hidden = self._slots.step(x)
+        return llm.logits(hidden[:, -1])[: len(ids)]
 
     def taken(self, member: T) -> Any:
         """A copy of a member's state."""
-        if self._rows == 1:
-            return self._state
-        with torch.inference_mode():
-            return self.model.llm.take_sequences(self._state, [self.members.index(member)])
+        return self._state if self._slots is None else self._slots.take(self.members.index(member))

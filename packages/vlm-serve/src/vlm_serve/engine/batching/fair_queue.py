@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict, deque
-from collections.abc import Callable, Iterator
+from collections import Counter, OrderedDict, deque
+from collections.abc import Callable, Iterable, Iterator
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
 
 
 class FairQueue(Generic[T]):
-    """First in, first out within an owner; owners take turns. Threads may ask for its length, and no more."""
+    """First in, first out within an owner. The next item is one of an owner who has the fewest in use, in turn.
 
-    def __init__(self) -> None:
-        self._of_owner: OrderedDict[str, deque[T]] = OrderedDict()
+    `in_use` gives the owner of each item that was taken and is not done yet. Threads may ask for the queue's length,
+    and no more.
+    """
+
+    def __init__(self, in_use: Callable[[], Iterable[str]] = tuple) -> None:
+        self._in_use, self._of_owner = in_use, OrderedDict[str, deque[T]]()
         self._length = 0
 
     def __len__(self) -> int:
@@ -29,17 +33,22 @@ class FairQueue(Generic[T]):
 
     def first(self) -> T | None:
         """The item that `take` would return; None if the queue is empty."""
-        return next(iter(self), None)
+        return self._of_owner[self._next_owner()][0] if self._of_owner else None
 
     def take(self) -> T:
         """The next item; its owner goes to the end of the turn."""
-        owner, items = next(iter(self._of_owner.items()))
+        owner = self._next_owner()
+        items = self._of_owner[owner]
         item = items.popleft()
         self._length -= 1
         self._of_owner.move_to_end(owner)
         if not items:
             del self._of_owner[owner]
         return item
+
+    def _next_owner(self) -> str:
+        in_use = Counter(self._in_use())
+        return min(self._of_owner, key=in_use.__getitem__)
 
     def remove_if(self, unwanted: Callable[[T], bool]) -> list[T]:
         """Take out the unwanted items -> those."""

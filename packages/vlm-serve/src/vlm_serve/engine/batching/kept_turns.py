@@ -7,8 +7,8 @@ from collections import deque
 from collections.abc import Iterator
 
 from vlm_core.errors import UserError
-from vlm_core.generation.generate import Session
 from vlm_serve.engine.prepare import PreparedRequest, Preparer
+from vlm_serve.engine.settings import EngineSettings
 
 log = logging.getLogger(__name__)
 MOST = 16
@@ -22,8 +22,8 @@ class KeptTurns:
     other bits than one that has read it, so it isn't the one that is kept.
     """
 
-    def __init__(self, preparer: Preparer, prefill_chunk: int) -> None:
-        self.preparer, self.prefill_chunk = preparer, prefill_chunk
+    def __init__(self, preparer: Preparer, settings: EngineSettings) -> None:
+        self.preparer, self.settings = preparer, settings
         self._turns: deque[tuple[PreparedRequest, str]] = deque(maxlen=MOST)
         self._reading: Iterator[int] | None = None
 
@@ -55,4 +55,4 @@ class KeptTurns:
         except (UserError, ValueError):  # the template can't render such an answer
             return
         plan = reader.plan(tokens, conversation.images, system=conversation.system)
-        yield from reader.steps(Session(reader.model, prefill_chunk=self.prefill_chunk), plan, prepared.owner)
+        yield from reader.steps(self.settings.session(reader.model), plan, prepared.owner)

@@ -6,13 +6,13 @@ One thread calls `step`; the others add and cancel requests through `LocalEngine
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from vlm_core.errors import UserError
-from vlm_core.generation.generate import Session
 from vlm_core.generation.prefix_reader import PrefixReader
 from vlm_serve.engine.batching.answer import CRASHED, NOT_FINITE, Answer, Counters
 from vlm_serve.engine.batching.decode_groups import Batching, Group
@@ -20,7 +20,7 @@ from vlm_serve.engine.batching.fair_queue import FairQueue
 from vlm_serve.engine.batching.kept_turns import KeptTurns
 from vlm_serve.engine.batching.state_costs import StateCosts
 from vlm_serve.engine.prepare import Preparer
-from vlm_serve.engine.request import Failed, Finished, Piece, Started
+from vlm_serve.engine.request import Failed, Finished, Piece, Started, refusal
 from vlm_serve.engine.sampling.row_sampler import Choice
 from vlm_serve.engine.sampling.token_bytes import TokenNames
 from vlm_serve.engine.settings import EngineSettings
@@ -38,16 +38,20 @@ class Scheduler:
         self.settings, self.batching = settings, batching
         self.costs = StateCosts.of(self.model)
         self.names = TokenNames(preparer.tokenizer, preparer.grammars)
-        self.waiting: FairQueue[Answer] = FairQueue()
+        self.waiting: FairQueue[Answer] = FairQueue(self._owners)
         self.reading: list[Answer] = []
         self.groups: list[Group[Answer]] = []
         self.counters, self._turn = Counters(), 0
-        self.kept_turns = KeptTurns(preparer, settings.prefill_chunk)
+        self.kept_turns = KeptTurns(preparer, settings)
 
     @property
     def live(self) -> list[Answer]:
         """Answers that are being generated."""
         return [answer for group in self.groups for answer in group.members]
+
+    def _owners(self) -> list[str]:
+        """Who has the slots in use."""
+        return [answer.prepared.request.owner for answer in (*self.reading, *self.live)]
 
     @property
     def slots_in_use(self) -> int:
@@ -69,11 +73,11 @@ class Scheduler:
             return
         self.waiting.put(prepared.request.owner, answer)
 
-    def step(self) -> bool:
-        """Do a part of the work -> whether there was any."""
+    def step(self, arriving: Callable[[], Iterable[Answer]] = tuple) -> bool:
+        """Do a part of the work -> whether there was any; `arriving` returns who has come since its last call."""
         self._drop_cancelled()
         self._admit()
-        worked = self._read_parts()
+        worked = self._read_parts(arriving)
         for group in list(self.groups):
             if group.members:
                 self._decode(group)
@@ -103,28 +107,31 @@ class Scheduler:
             if budget is not None and self.state_bytes + first.bytes > budget:
                 return
             answer = self.waiting.take()
-            answer.session = Session(self.model, prefill_chunk=self.settings.prefill_chunk)
+            answer.session = self.settings.session(self.model)
             answer.steps = self.reader.steps(answer.session, answer.prepared.plan, answer.prepared.owner)
             self.reading.append(answer)
 
-    def _read_parts(self) -> bool:
-        """Read on: a part of one prompt, and others that are short enough to be read with it."""
+    def _read_parts(self, arriving: Callable[[], Iterable[Answer]]) -> bool:
+        """Read on: a part of one prompt, and others that are short enough to be read with it, also of who comes now."""
         self._turn += 1
         room, worked = self.settings.prefill_chunk, False
-        while room > 0 and (answer := self._next_to_read(room if worked else None)):
+        while room > 0 and (answer := self._next_to_read(room, first=not worked)):
             room -= self._read_part(answer)
             worked = True
+            for new in arriving():
+                self.add(new)
+            self._admit()
         return worked
 
-    def _next_to_read(self, room: int | None) -> Answer | None:
-        """In turn the prompt with the least left and the oldest; with `room`, the former if it fits."""
+    def _next_to_read(self, room: int, *, first: bool) -> Answer | None:
+        """The oldest prompt of those that fit; first of all in turn the oldest, or the shortest if none fits."""
         ready = [answer for answer in self.reading if not self._is_being_read(answer)]
-        if not ready:
-            return None
-        shortest = min(ready, key=lambda answer: answer.unread)
-        if room is not None:
-            return shortest if shortest.unread <= room else None
-        return shortest if self._turn % 2 else ready[0]
+        fitting = [answer for answer in ready if answer.unread <= room]
+        if not first or not ready:
+            return fitting[0] if fitting else None
+        if self._turn % 2 == 0:
+            return ready[0]
+        return fitting[0] if fitting else min(ready, key=lambda answer: answer.unread)
 
     def _read_part(self, answer: Answer) -> int:
         """Read a part of a prompt -> its positions, or as many as a whole part for other work."""
@@ -132,7 +139,7 @@ class Scheduler:
             return self._read(answer)
         except UserError as error:
             self.reading.remove(answer)
-            self._fail(answer, Failed("refused", " ".join(error.lines)))
+            self._fail(answer, refusal(error))
         except Exception:
             log.exception("request %s: reading its prompt failed", answer.prepared.request.id)
             self.reading.remove(answer)
@@ -179,20 +186,16 @@ class Scheduler:
             self._join(answer, state)
 
     def _join(self, answer: Answer, state: Any) -> None:
-        rows = self.batching.rows
-        group = next((group for group in self.groups if len(group.members) < rows), None)
+        group = next((group for group in self.groups if len(group.members) < group.rows), None)
         if group is None:
-            group = Group(self.model, self.batching)
+            group = Group(self.model, self.batching, self.settings.slots)
             self.groups.append(group)
         group.change([], [(answer, state)])
 
     def _leave(self, group: Group[Answer], leaving: list[Answer]) -> None:
         group.change(leaving, [])
-        if not group.members:
-            self.groups.remove(group)
-            return
         others = [other for other in self.groups if other is not group]
-        roomy = [o for o in others if len(o.members) + len(group.members) <= self.batching.rows]
+        roomy = [o for o in others if len(o.members) + len(group.members) <= o.rows]
         if roomy:  # two groups take two steps
             roomy[0].change([], [(answer, group.taken(answer)) for answer in group.members])
             self.groups.remove(group)
@@ -231,7 +234,7 @@ class Scheduler:
                 if self._take(answer, choice):
                     going_on.append(answer)
             except UserError as error:
-                self._fail(answer, Failed("refused", " ".join(error.lines)))
+                self._fail(answer, refusal(error))
             except Exception:
                 log.exception("request %s: choosing a token failed", answer.prepared.request.id)
                 self._fail(answer, CRASHED)

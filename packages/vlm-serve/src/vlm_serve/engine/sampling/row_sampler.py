@@ -12,6 +12,7 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from vlm_core.generation.sampling import scaled
 from vlm_serve.engine.request import SamplingParams
 
 SORTED_AT_FIRST = 256
@@ -100,7 +101,7 @@ class RowSampler:
             if params.logprobs is not None:
                 distribution = Distribution(logits.softmax(-1), 1.0, None)
         else:
-            distribution = _truncated((logits - logits.max()) / params.temperature, params)
+            distribution = _truncated(scaled(logits, params.temperature), params)
             cumulative = distribution.probabilities.double().cumsum(0)
             target = uniform(params.seed, self._number) * cumulative[-1]
             index = min(int(torch.searchsorted(cumulative, target, right=True)), len(cumulative) - 1)

@@ -22,7 +22,7 @@ from vlm_core.markup.printable import printable
 from vlm_core.rows import text_length
 from vlm_train.data.conversation.columns import record_row
 from vlm_train.data.conversation.image_values import InlineImage
-from vlm_train.data.conversation.video_values import value_of
+from vlm_train.data.conversation.video_values import RowVideo, value_of
 from vlm_train.data.index_cache import (
     Faults,
     are_consecutive,
@@ -34,12 +34,22 @@ from vlm_train.data.index_cache import (
 )
 from vlm_train.data.json_files.json_reader import rows_of_file
 
-VERSION = 5
+VERSION = 6
 MIN_CACHED_BYTES = 32 * 2**20
 """Smaller files are indexed in each run, within a second."""
 MAX_NAMES = 2**31
 _FILES = ("rows.npy", "names", "faults.json")
-ROW = np.dtype([("start", "<i8"), ("size", "<i4"), ("chars", "<i4"), ("images", "<i4"), ("crc", "<u4")])
+ROW = np.dtype(
+    [
+        ("start", "<i8"),
+        ("size", "<i4"),
+        ("chars", "<i4"),
+        ("images", "<i4"),
+        ("videos", "<i4"),
+        ("crc", "<u4"),
+    ]
+)
+"""Of a row: its bytes in the file, characters, images and videos, videos alone, and a checksum."""
 
 
 @dataclass
@@ -105,7 +115,9 @@ def _build(file: BinaryIO, path: Path, ignore: Sequence[str]) -> Index:
             chars, images, name = text_length(row), row["image"], row["id"]
         except BadSample as error:
             note_fault(faults, count, error, error.row, str(path))
-        columns.extend((start, size, chars, len(images), zlib.crc32(os.pread(file.fileno(), size, start))))
+        videos = sum(isinstance(image, RowVideo) for image in images)
+        crc = zlib.crc32(os.pread(file.fileno(), size, start))
+        columns.extend((start, size, chars, len(images), videos, crc))
         count += 1
         for image in images:
             named = value_of(image)
@@ -113,7 +125,7 @@ def _build(file: BinaryIO, path: Path, ignore: Sequence[str]) -> Index:
     if not columns:
         raise UserError(f"{path}: has no rows")
     rows = np.empty(count, ROW)
-    for name, column in zip(ROW.names or (), np.array(columns).reshape(-1, 5).T, strict=True):
+    for name, column in zip(ROW.names or (), np.array(columns).reshape(count, -1).T, strict=True):
         rows[name] = column
     index = Index(rows, faults, bytes(names), opened_by_gpt, sha256(path))
     if fingerprint(file, path) != before:
@@ -140,6 +152,7 @@ def _load(size: int, folder: Path) -> Index:
     has_facts = isinstance(facts.get("sha256"), str) and type(facts.get("opened_by_gpt")) is int
     ranges = len(rows) > 0 and are_consecutive(rows["start"], rows["size"], size)
     images = (rows["images"] >= 0).all() and rows["images"].sum() == names.count(b"\0")
+    images &= ((rows["videos"] >= 0) & (rows["videos"] <= rows["images"])).all()
     if not (has_facts and ranges and images):
         raise UserError(f"{folder}: not an index of this file")
     return Index(rows, faults, names, facts["opened_by_gpt"], facts["sha256"])

@@ -92,7 +92,7 @@ class LlavaRows(Rows):
         return digests.of("llava", options, self.sha256, faults, digests.of_images(images))
 
     def sizes(self) -> np.ndarray:
-        return np.stack([self.table["chars"], self.table["images"]], axis=1)
+        return np.stack([self.table[name] for name in ("chars", "images", "videos")], axis=1)
 
     def row(self, index: int) -> Row:
         if index in self._faults:

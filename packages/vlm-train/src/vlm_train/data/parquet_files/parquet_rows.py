@@ -210,7 +210,7 @@ class ParquetRows(Rows):
 
     def sizes(self) -> np.ndarray:
         """Reads all columns except image bytes."""
-        sizes = np.zeros((len(self), 2), dtype=np.int64)
+        sizes = np.zeros((len(self), 3), dtype=np.int64)
         for number, (f, group) in enumerate(self.groups):
             file = self.files[f]
             with suppress(BadSample):  # reported when training reads its rows
@@ -218,7 +218,8 @@ class ParquetRows(Rows):
                 for position in range(len(table)):
                     with suppress(BadSample):
                         row = self._row(table, position, "", None)
-                        sizes[self.starts[number] + position] = text_length(row), len(row["image"])
+                        videos = sum(isinstance(image, RowVideo) for image in row["image"])
+                        sizes[self.starts[number] + position] = text_length(row), len(row["image"]), videos
         return sizes
 
     def digest(self) -> str:

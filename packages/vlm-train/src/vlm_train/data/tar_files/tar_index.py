@@ -36,12 +36,12 @@ from vlm_train.data.json_files.json_reader import MAX_ROW, loads
 from vlm_train.data.tar_files.tar_reader import BLOCK, Member
 from vlm_train.data.tar_files.tar_samples import TarSample, is_video, samples
 
-VERSION = 5
+VERSION = 6
 INLINE = -1
 """The start of an inline image: it is stored in its sample's `.json`, not in a member."""
 ROW = np.dtype(
     [("shard", "<i4"), ("start", "<i8"), ("size", "<i4"), ("caption", "?"), ("chars", "<i4"),
-     ("picture", "<i8"), ("pictures", "<i4"), ("key", "<i8"), ("length", "<i4"), ("crc", "<u4")]
+     ("picture", "<i8"), ("pictures", "<i4"), ("videos", "<i4"), ("key", "<i8"), ("length", "<i4"), ("crc", "<u4")]
 )  # fmt: skip
 PICTURE = np.dtype([("start", "<i8"), ("size", "<i8"), ("name", "<i8"), ("length", "<i4"), ("crc", "<u4")])
 
@@ -199,21 +199,19 @@ class _Builder:
 
     def add(self, shard: int, sample: TarSample, where: str, file: Any) -> None:
         key, pictures = self._name(sample.key), []
-        text, caption, chars, crc = Member("", 0, 0), False, 0, 0
+        text, caption, chars, videos, crc = Member("", 0, 0), False, 0, 0, 0
         try:
             if sample.fault:
                 raise sample.fault
             text, caption, row, crc = self._text(sample, where, file)
-            chars, inline = (
-                text_length(row),
-                [i for i in row["image"] if isinstance(value_of(i), InlineImage)],
-            )
+            chars, videos = text_length(row), sum(isinstance(image, RowVideo) for image in row["image"])
+            inline = [image for image in row["image"] if isinstance(value_of(image), InlineImage)]
             members = [*sample.pictures, *(Member("", INLINE, 0) for _ in inline)]
             pictures = [(p.start, p.size, *self._name(p.name), _header_crc(file, p)) for p in members]
         except BadSample as error:
             name = error.row or printable(sample.key) or where
             note_fault(self.faults, self.count, error, name, where)
-        row = shard, text.start, text.size, caption, chars, self.pictured, len(pictures), *key, crc
+        row = shard, text.start, text.size, caption, chars, self.pictured, len(pictures), videos, *key, crc
         self.rows.append(row)
         self.pictures += pictures
         self.count, self.pictured = self.count + 1, self.pictured + len(pictures)
@@ -282,6 +280,8 @@ def _is_consistent(rows: np.ndarray, pictures: np.ndarray, names: int, sizes: np
         return False
     if (
         (counts < 0).any()
+        or (rows["videos"] < 0).any()
+        or (rows["videos"] > counts).any()
         or (rows["picture"] != np.cumsum(counts) - counts).any()
         or counts.sum() != len(pictures)
     ):

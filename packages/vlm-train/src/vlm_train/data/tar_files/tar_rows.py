@@ -74,7 +74,7 @@ class TarRows(Rows):
         return digests.of("webdataset", options, tables, [sampled_digest_of(file) for file in files])
 
     def sizes(self) -> np.ndarray:
-        return np.stack([self.table["chars"], self.table["pictures"]], axis=1)
+        return np.stack([self.table[name] for name in ("chars", "pictures", "videos")], axis=1)
 
     def row(self, index: int) -> Row:
         if index in self._faults:
