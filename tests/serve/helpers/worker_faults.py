@@ -52,10 +52,10 @@ def _unpickled(*values):
             _for_ever()
         return prepare(self, request)
 
-    def hanging_step(self):
+    def hanging_step(self, *arguments):
         if any("hang in step" in str(answer.prepared.request.prompt) for answer in self.waiting):
             _for_ever()
-        return step(self)
+        return step(self, *arguments)
 
     Preparer.__call__, Scheduler.step = hanging_prepare, hanging_step
     return WorkerPlan(*plan)
