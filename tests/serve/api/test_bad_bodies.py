@@ -171,7 +171,7 @@ def test_a_model_without_a_place_for_the_system_message(settings, engine, monkey
 
 def test_too_many_images(post, settings):
     error = refusal(post(CHAT_PATH, images(*[NO_IMAGE] * 33)))
-    assert error["code"] == "too_many_images"
+    assert (error["code"], error["param"]) == ("too_many_images", "messages")
 
 
 def test_an_image_that_only_decoding_shows_to_be_damaged(settings, data_url):
@@ -181,3 +181,23 @@ def test_an_image_that_only_decoding_shows_to_be_damaged(settings, data_url):
     name = "messages[0].content[0].image_url.url"
     engine = ScriptedEngine((Failed("refused", f"{name}: cannot decode this image: damaged."),))
     assert refusal(call(engine, settings, CHAT_PATH, images(data_url("red"))))["param"] == name
+
+
+@pytest.mark.parametrize(
+    ("path", "subject", "field"),
+    [
+        (CHAT_PATH, "prompt", "messages"),
+        (CHAT_PATH, "grammar", "response_format"),
+        (CHAT_PATH, "logit_bias", "logit_bias"),
+        (RESPONSE_PATH, "prompt", "input"),
+        (RESPONSE_PATH, "grammar", "text.format"),
+        (TEXT_PATH, "prompt", "prompt"),
+    ],
+)
+def test_what_the_engine_refuses_has_its_place(settings, path, subject, field):
+    from vlm_serve.engine.request import Failed
+
+    engine = ScriptedEngine((Failed("refused", "it is wrong", subject, "a_code"),))
+    error = refusal(call(engine, settings, path, RIGHT[path]))
+    assert (error["param"], error["code"]) == (field, "a_code")
+    assert error["message"] == f"{field}: it is wrong."

@@ -231,7 +231,7 @@ def test_a_failure_before_the_first_event_has_a_status(settings, path, kind, str
     several = {"n": n} if path != "/v1/responses" else {}
     response = call(ScriptedEngine((failed,)), settings, path, {**PATHS[path], **several, "stream": stream})
     assert response.status_code == status
-    assert response.json()["error"]["message"] == f"{failed.message}."
+    assert response.json()["error"]["message"] == f"{failed.message[0].upper()}{failed.message[1:]}."
     assert response.json()["error"]["type"] == error_type
     assert ("retry-after" in response.headers) == (kind == "overloaded")
 
@@ -243,7 +243,7 @@ def test_a_failure_in_a_stream_is_an_event(settings, path):
     *_, last = sse_events(response.text)
     assert last == {
         "error": {
-            "message": "the worker has ended.",
+            "message": "The worker has ended.",
             "type": "server_error",
             "param": None,
             "code": "server_error",
@@ -258,7 +258,7 @@ def test_the_client_raises_a_failure_in_a_stream(live):
     with openai.OpenAI(api_key="none", base_url="http://{}:{}/v1".format(*address)) as client:
         stream = iter(client.chat.completions.create(**CHAT, stream=True))
         assert [next(stream).choices[0].delta.content for _ in range(2)] == ["", "one "]
-        with pytest.raises(openai.APIError, match="the worker has ended"):
+        with pytest.raises(openai.APIError, match="The worker has ended"):
             next(stream)
 
 
@@ -269,7 +269,7 @@ def test_a_response_that_fails_in_its_stream(live):
         for event in events:
             check_shape(event)
         assert [event.type for event in events[-2:]] == ["error", "response.failed"]
-        assert events[-1].response.error.message == "the worker has ended."
+        assert events[-1].response.error.message == "The worker has ended."
         with pytest.raises(openai.NotFoundError):
             client.responses.retrieve(events[0].response.id)
 

@@ -65,7 +65,9 @@ def test_it_ends_by_a_signal_with_exit_code_0(address, process, keys):
     process.send_signal(signal.SIGTERM)
     out, err = process.communicate(timeout=30)
     assert process.returncode == 0, err
-    assert "SIGTERM: stopping; 0 requests have 30 s" in err
+    # the task of the last answer may be ending still
+    assert re.search(r"SIGTERM: stopping; (0 requests have|1 request has) 30 s", err), err
+    assert err.startswith("loading ")
     assert "Traceback" not in err
     assert " alice POST /v1/chat/completions 200 " in out
     assert keys[1] not in out + err

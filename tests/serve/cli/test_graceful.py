@@ -87,7 +87,7 @@ def test_an_answer_that_was_begun_is_finished(started, capsys, stream):
     assert "shutting down" not in text
     assert ("[DONE]" in text) == stream
     run.end()
-    assert "SIGTERM: stopping; 1 requests have 3 s" in capsys.readouterr().err
+    assert "SIGTERM: stopping; 1 request has 3 s" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("stream", [False, True])
@@ -101,7 +101,7 @@ def test_an_answer_that_takes_longer_gets_a_clear_error(started, stream):
         start = time.monotonic()
         text = until_closed(connection, 10).decode()
     assert time.monotonic() - start < 5
-    assert "the server is shutting down" in text
+    assert "The server is shutting down" in text
     assert (" 200 " in text.splitlines()[0]) == stream
     assert (" 503 " in text.splitlines()[0]) == (not stream)
     run.end()

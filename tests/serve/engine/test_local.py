@@ -8,6 +8,7 @@ import pytest
 from engine_cases import GREEDY, answered, becomes_empty, chat, image_file, outcome, request
 from tiny_transformers import write_tiny
 
+from vlm_core.errors import UserError
 from vlm_core.generation.generate import Session
 from vlm_core.generation.prefix_reader import PrefixReader
 from vlm_core.generation.sampling import GenerationConfig
@@ -77,9 +78,9 @@ def test_greedy_answers_are_those_of_a_session(engine_of, served):
         (request(chat("red", ImageFile(b"GIF89a", "image 1"))), "image 1"),
         (request(TextPrompt("")), "the prompt is empty"),
         (request(TextPrompt(())), "the prompt is empty"),
-        (request(TextPrompt((1, 10**6))), "prompt has the token 1000000"),
-        (request(TextPrompt((1, -1))), "prompt has the token -1"),
-        (request(chat("red"), SamplingParams(logit_bias={999999: 1.0})), "logit_bias has the token 999999"),
+        (request(TextPrompt((1, 10**6))), "there is no token 1000000"),
+        (request(TextPrompt((1, -1))), "there is no token -1"),
+        (request(chat("red"), SamplingParams(logit_bias={999999: 1.0})), "there is no token 999999"),
         (request(chat("red"), SamplingParams(max_tokens=0)), "max_tokens is 0"),
         (request(chat("red"), SamplingParams(max_tokens=3000)), "the server allows 2000 together"),
         (request(chat("red " * 2000)), "the server allows 2000 together"),
@@ -94,6 +95,54 @@ def test_what_is_refused(engine_of, asked, message):
     assert message in seen.last.message
     assert "\n" not in seen.last.message
     assert seen.started is None
+
+
+@pytest.mark.parametrize(
+    ("prompt", "subject", "code"),
+    [
+        (TextPrompt((1, 10**6)), "prompt", "invalid_value"),
+        (TextPrompt("red " * 2000), "prompt", "context_length_exceeded"),
+        (chat("red", ImageFile(b"GIF89a", "image 1")), None, "invalid_image"),
+    ],
+    ids=["token", "long", "image"],
+)
+def test_a_refusal_says_what_is_wrong(engine_of, prompt, subject, code):
+    (seen,) = answered(engine_of(max_positions=2000), request(prompt))
+    assert (seen.last.subject, seen.last.code) == (subject, code)
+
+
+@pytest.mark.parametrize("prompt", [TextPrompt("red " * 10**6), chat("red " * 10**6)], ids=["text", "chat"])
+def test_a_text_that_is_too_long_is_not_tokenized(engine_of, monkeypatch, prompt):
+    engine = engine_of(max_positions=2000)
+    encode = engine.preparer.tokenizer.encode
+
+    def short(text):
+        assert len(text) < 10**6
+        return encode(text)
+
+    monkeypatch.setattr(engine.preparer.tokenizer, "encode", short)
+    (seen,) = answered(engine, request(prompt))
+    assert seen.last.code == "context_length_exceeded"
+    assert "4000000 characters; 2000 positions have at most" in seen.last.message
+
+
+def test_text_of_the_longest_tokens_fills_all_positions(engine_of):
+    """The limit of characters refuses nothing that has room."""
+    preparer = engine_of(max_positions=2000).preparer
+    tokenizer = preparer.tokenizer
+    longest = max((tokenizer.decode([i]) for i in range(len(tokenizer))), key=len)
+    text = longest * 1990
+    assert len(text) > 2000
+    assert len(tokenizer.encode(text)) < 2000
+    assert preparer(request(TextPrompt(text), SamplingParams(max_tokens=1))).plan.positions < 2000
+
+
+def test_a_budget_that_holds_no_state_is_refused(engine_of):
+    least = engine_of().scheduler.costs.bytes(1)
+    with pytest.raises(UserError, match=f"one answer's state has {least} bytes"):
+        engine_of(state_bytes=least - 1)
+    (seen,) = answered(engine_of(state_bytes=least), request(chat("red"), SamplingParams(max_tokens=2)))
+    assert isinstance(seen.last, Finished)
 
 
 def test_control_tokens_that_a_user_spells_are_text(engine_of):

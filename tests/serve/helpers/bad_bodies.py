@@ -64,20 +64,24 @@ n | expected at least 1
     {"n": 0}
 n | expected at most 8, got 9
     {"n": 9}
-stop[0] | expected at least 1 character
+stop | expected at least 1 character
     {"stop": ""}
 stop[1] | expected a string
     {"stop": ["a", 5]}
 stop | expected at most 16 entries
     {"stop": ["a", "a", "a", "a", "a", "a", "a", "a", "a", "a", "a", "a", "a", "a", "a", "a", "a"]}
-stop | expected a list, got an object
+stop | expected a string or a list, got an object
     {"stop": {}}
+stop | expected a string or a list, got an integer
+    {"stop": 5}
 logit_bias | expected an object, got a list
     {"logit_bias": []}
 logit_bias | expected ids of tokens as keys
     {"logit_bias": {"a": 1}}
 logit_bias | expected ids of tokens as keys
     {"logit_bias": {"\\u0663": 1}}
+logit_bias | expected ids of tokens as keys
+    {"logit_bias": {"01": 1, "1": -1}}
 logit_bias.3 | expected at most 100
     {"logit_bias": {"3": 101}}
 logprobs | expected true or false
@@ -100,6 +104,8 @@ response_format.type | unknown format
     {"response_format": {"type": "xml"}}
 response_format.json_schema.name | required, but missing
     {"response_format": {"type": "json_schema", "json_schema": {"schema": {}}}}
+response_format.json_schema.schema | the key 'x-guidance' is not supported
+    {"response_format": {"type": "json_schema", "json_schema": {"name": "a", "schema": {"x-guidance": {}}}}}
 response_format.json_schema.schema | required, but missing
     {"response_format": {"type": "json_schema", "json_schema": {"name": "a"}}}
 response_format.json_schema.name | expected text of the form

@@ -25,9 +25,6 @@ class ScriptedEngine:
     def stats(self) -> Mapping[str, float]:
         return {"slots_used": self.active, "requests_total": len(self.requests)}
 
-    def count_tokens(self, text: str) -> int:
-        return len(text.split())
-
     async def close(self, grace: float = 30.0) -> None:
         pass
 

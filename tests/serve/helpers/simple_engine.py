@@ -62,9 +62,6 @@ class SimpleEngine:
         hits = sum(cache.stats.hits for cache in self._caches.values())
         return {"slots_used": self.active, "slots_total": 1, "cache_hits_total": hits}
 
-    def count_tokens(self, text: str) -> int:
-        return len(self.model.llm.tokenizer.encode(text))
-
     async def close(self, grace: float = 30.0) -> None:
         self.closed = True
 

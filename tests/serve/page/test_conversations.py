@@ -153,6 +153,40 @@ def test_a_browser_that_stores_nothing_says_so(chat, stub):
     page.page.close()
 
 
+DAMAGED = """async (values) => {
+  const open = indexedDB.open("vlm-serve", 1);
+  await new Promise((resolve) => { open.onsuccess = resolve; });
+  const transaction = open.result.transaction("conversations", "readwrite");
+  for (const value of values) transaction.objectStore("conversations").put(value);
+  await new Promise((resolve) => { transaction.oncomplete = resolve; });
+  open.result.close();
+}"""
+
+
+def test_damaged_conversations_are_left_out(chat):
+    chat.ask("one")
+    kept = {
+        "id": "k",
+        "title": "kept",
+        "updated": 1,
+        "messages": [{"role": "user", "text": "a", "files": []}],
+    }
+    damaged = [
+        {"id": "a"},
+        {**kept, "id": "b", "messages": []},
+        {**kept, "id": "c", "messages": [{"role": "assistant", "text": "a"}]},
+        {**kept, "id": "d", "messages": [{"role": "user", "text": "a", "files": [None]}]},
+        {**kept, "id": "e", "messages": [{"role": "user", "text": 1, "files": []}]},
+        {**kept, "id": "f", "title": None},
+    ]
+    chat.page.evaluate(DAMAGED, [kept, *damaged])
+    chat.page.evaluate("localStorage.setItem('vlm-serve.settings', '{damaged')")
+    chat.open()
+    expect(chat.page.locator(".notice")).to_contain_text("6 stored conversations can't be read.")
+    expect(chat.titles).to_have_text(["one", "kept"])
+    expect(chat.ask("two")).to_have_text("You said: two")
+
+
 def test_another_tab_sees_the_change(chat, stub):
     other = ChatPage(chat.page.context)
     other.open(stub.address)

@@ -75,6 +75,10 @@ CASES = {
         f"<p>See {link('https://a.b/c_d', 'https://a.b/c_d')}, {link('https://e.f/', 'https://e.f')}, mailto:g.</p>",
     ),
     "image": ("![a cat](https://b.c/d.png)", f"<p>{link('https://b.c/d.png', 'a cat')}</p>"),
+    "reversed address": (
+        "https://b.c/\u202egnp.exe <https://b.c/\u2066>",
+        f"<p>{link('https://b.c/', 'https://b.c/')}\u202egnp.exe &lt;{link('https://b.c/', 'https://b.c/')}\u2066&gt;</p>",
+    ),
 }
 
 
@@ -190,6 +194,11 @@ LONG = {
     "spaces": "a" + " " * 50_000 + "b",
     "heading": "# a" + " #" * 20_000 + "x",
     "underscores": "_a" * 20_000,
+    "heading of spaces": "# a" + " " * 50_000 + "b",
+    "fence of spaces": "```" + " " * 50_000 + "`",
+    "lines": "x\n" * 20_000,
+    "lines of an item": "- a\n" + "b\n" * 20_000,
+    "tildes": "~~a" * 20_000,
 }
 
 

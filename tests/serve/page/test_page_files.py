@@ -133,6 +133,18 @@ def test_a_file_that_is_no_image_is_refused_by_name(chat, name, mime, content):
     assert chat.page.evaluate("window.hacked") is None
 
 
+def test_a_file_that_fails_unexpectedly_holds_nothing_up(chat, stub):
+    """Such as a canvas that the browser has no memory for."""
+    chat.page.evaluate(
+        "() => { CanvasRenderingContext2D.prototype.fillRect = () => { throw new TypeError('no memory'); }; }"
+    )
+    chat.drop(image_file("bad.bmp"), image_file("good.png"))
+    expect(chat.page.locator(".notice")).to_contain_text("“bad.bmp” can't be attached.")
+    expect(chat.attachments).to_have_count(1)
+    chat.ask("one")
+    assert len(stub.requests[0]["messages"][0]["content"]) == 2
+
+
 def test_a_hostile_file_name_is_text(chat):
     chat.drop({**image_file(), "name": HOSTILE}, {"name": HOSTILE, "mimeType": "text/html", "buffer": b"x"})
     expect(chat.attachments).to_have_count(1)

@@ -149,8 +149,11 @@ def test_the_published_sweeps_are_valid(monkeypatch, name):
     assert rows == ["mlp", "vss-mlp bsm", "vss-mlp csm", "vss-l2 bsm", "vss-l2 csm"]
 
 
-def test_the_sweep_of_connectors_with_16_tokens_is_valid(monkeypatch):
+def test_the_sweeps_of_connectors_with_fewer_tokens_are_valid(monkeypatch):
     monkeypatch.chdir(ROOT)
     sweep = load("specs/ablations/reducers.yaml")
     connectors = [sweep.spec(row, 0)[0].connector.build(64, 64) for row in sweep.rows]
     assert [connector.num_tokens(8, 8) for connector in connectors] == [16] * 5  # 48 pixels in patches of 6
+    frames = load("specs/ablations/frame-reducers.yaml")
+    connectors = [frames.spec(row, 0)[0].connector.build(64, 64) for row in frames.rows]
+    assert [connector.num_tokens(3, 3) for connector in connectors] == [1] * 3

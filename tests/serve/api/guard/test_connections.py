@@ -36,6 +36,28 @@ def connection(server):
         yield opened
 
 
+def test_too_many_connections():
+    settings = ServerSettings(model=".", max_connections=2)
+    with served(application(settings), settings) as address:
+        opened = [socket.create_connection(address) for _ in range(3)]
+        time.sleep(0.2)
+        opened[0].sendall(head("/health", method="GET"))
+        status, refusal = error(opened[0])
+        assert (status, refusal["code"]) == (503, "overloaded")
+        opened[0].close()
+        time.sleep(0.2)
+        opened[1].sendall(head("/health", method="GET"))
+        assert response(opened[1]) == (200, "ok")
+        for connection in opened[1:]:
+            connection.close()
+
+
+def test_another_protocol_is_not_spoken_and_not_logged(connection, caplog):
+    connection.sendall(head("/v1/echo", "content-length: 0", "connection: upgrade", "upgrade: websocket"))
+    assert response(connection)[0] == 200
+    assert "upgrade" not in caplog.text.lower()
+
+
 def test_a_connection_without_a_request_is_closed(connection):
     assert error(connection)[0] == 408
 

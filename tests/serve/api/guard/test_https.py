@@ -161,6 +161,18 @@ def test_redirects_are_followed_and_checked(names, port):
         assert len(Handler.requests) == 1, "the target of the redirect was asked"
 
 
+@pytest.mark.parametrize("target", ["https://[::1", "//[", "https://a:b/", "https://\u2100/"])
+def test_a_redirect_to_what_is_no_url(names, port, target):
+    assert refusal(f"https://{HOST}:{port}/to?{target}", port).code in (
+        "invalid_image_url",
+        "image_not_allowed",
+    )
+
+
+def test_certificates_are_read_once():
+    assert https._ssl_context() is https._ssl_context()  # pyright: ignore[reportPrivateUsage]
+
+
 def test_redirects_end(names, port):
     error = refusal(f"https://{HOST}:{port}/loop", port)
     assert error.message == f"image 1: could not be fetched from {HOST}: more than 3 redirects."

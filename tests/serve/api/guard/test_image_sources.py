@@ -122,9 +122,9 @@ def test_a_bomb_is_refused_by_its_header():
 
 def test_the_number_of_images():
     settings = ServerSettings(model=".", max_images=2)
-    check_count(2, settings)
+    check_count(2, "messages", settings)
     with pytest.raises(RequestError, match="3 images and videos; at most 2 are allowed in one request"):
-        check_count(3, settings)
+        check_count(3, "messages", settings)
 
 
 def test_a_video_is_not_taken_for_an_image():

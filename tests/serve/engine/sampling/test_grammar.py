@@ -102,6 +102,9 @@ def test_an_answer_does_not_end_before_its_grammar(engine_of):
         {"type": "object", "x-guidance": {"lenient": True}, "unevaluatedProperties": False},
         '{"anyOf": [' * 2000 + "{}" + "]}" * 2000,
         {"enum": ["x" * 70_000]},
+        {"$ref": "#"},
+        {"type": "object", "properties": {f"p{i}": {} for i in range(1800)}},
+        {"type": "string", "pattern": "(\x1b"},
     ],
     ids=lambda schema: str(schema)[:40],
 )
@@ -111,6 +114,9 @@ def test_a_schema_that_cannot_be_compiled_is_refused(engine_of, schema):
     assert isinstance(seen.last, Failed), seen.text
     assert seen.last.kind == "refused"
     assert "JSON schema" in seen.last.message
+    assert "<state>" not in seen.last.message, "llguidance's own state"
+    assert seen.last.message.isprintable()
+    assert (seen.last.subject, seen.last.code) == ("grammar", "invalid_json_schema")
     assert "\n" not in seen.last.message
     assert len(seen.last.message) < 500
     (seen,) = answered(engine, request(chat("red")))

@@ -14,9 +14,9 @@ _SHOWN = 200
 """Characters of a row's keys in a message."""
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Row:
-    """One JSON object and its place in the file."""
+    """One JSON object and its place in the file. Not frozen: creating it then takes a third of the time."""
 
     where: str
     data: dict[str, Any]

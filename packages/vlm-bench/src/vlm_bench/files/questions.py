@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from vlm_bench.files.answers import unique
 from vlm_bench.files.json_files import read_jsonl
@@ -13,8 +13,7 @@ SHORT = "Answer the question using a single word or phrase."
 LETTER = "Answer with the option's letter from the given choices directly."
 
 
-@dataclass(frozen=True)
-class Asked:
+class Asked(NamedTuple):
     """One line; the file's `id` need not be unique."""
 
     id: str

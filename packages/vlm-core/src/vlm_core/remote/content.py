@@ -45,13 +45,13 @@ def _bytes_of(image: Path | EncodedImage | bytes) -> bytes:
 
 
 def video_part(path: Path) -> Part:
-    """A video file as it is, or an animated image; raises `BadSample` for a file that is neither."""
+    """A video file as it is, or an image's, which some servers read as an animation; `BadSample` for other files."""
     data = read_file(path)
     try:
         return {"type": "video_url", "video_url": {"url": _data_url(data)}}
     except BadSample:
         kinds = ", ".join(sorted(CONTAINERS))
-        text = f"{path}: not a video of a kind that is read ({kinds}), nor an animation"
+        text = f"{path}: not a video of a kind that is read ({kinds}), nor an image"
         raise BadSample("not-a-video", text) from None
 
 

@@ -44,7 +44,8 @@ async def read_conversation(
     for each in media:
         if not (facts.images if each.kind == "image" else facts.videos):
             raise refused(each.place, f"the model {facts.name!r} takes no {each.kind}s")
-    check_count(len(media) + sum(not isinstance(p, str) for m in before for p in m.parts), settings)
+    count = len(media) + sum(not isinstance(part, str) for message in before for part in message.parts)
+    check_count(count, turns[0].place.partition("[")[0], settings)
     files = {each.place: await _fetch(each, settings) for each in media}
 
     def message(turn: Turn) -> ChatMessage:

@@ -16,6 +16,37 @@ _FIRST = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 
 _BETWEEN = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5)
 
 
+ENGINE_HELP = {
+    "batch_rows": "Answers that are decoded in one group: 16, or 1 where company would change an answer.",
+    "cache_bytes": "Bytes of cached states in memory.",
+    "cache_damaged_total": "States in the cache folder that could not be read.",
+    "cache_disk_bytes": "Bytes of the cache folder.",
+    "cache_disk_hits_total": "States read from the cache folder.",
+    "cache_disk_states": "States in the cache folder.",
+    "cache_evicted_total": "States dropped from memory to make room.",
+    "cache_hits_total": "States found in the cache.",
+    "cache_misses_total": "States looked for that were not in the cache.",
+    "cache_states": "Cached states in memory.",
+    "cached_positions_total": "Positions of prompts that came from the cache.",
+    "decode_steps_total": "Calls of the model that decode, each for one or several answers.",
+    "generated_tokens_total": "Generated tokens.",
+    "model_folder_changed": "1 while the model folder has another content than is served.",
+    "prefill_positions_total": "Positions of prompts that the model has read.",
+    "queue_requests": "Requests that wait for a slot.",
+    "requests_cancelled_total": "Requests whose client went away.",
+    "requests_failed_total": "Requests that failed after they were prepared.",
+    "requests_finished_total": "Requests with a whole answer.",
+    "requests_total": "Requests that were prepared.",
+    "slots": "Answers that can be generated at once.",
+    "slots_in_use": "Answers that are read or generated now.",
+    "state_bytes": "Bytes reserved for the states of the slots in use.",
+    "worker_restarts_total": "Workers that were started again.",
+    "workers": "Workers.",
+    "workers_ready": "Workers that can answer.",
+}
+"""What the engine's counters and gauges are; those of an engine of another kind have their name alone."""
+
+
 class EngineCollector(Collector):
     """The engine's own counters and gauges, read when they are asked for; names that end in `_total` are counters."""
 
@@ -25,7 +56,7 @@ class EngineCollector(Collector):
     def collect(self) -> Iterable[Metric]:
         for key, value in sorted(self._stats().items()):
             name = "vlm_serve_engine_" + re.sub(r"\W", "_", key)
-            text = f"{key.replace('_', ' ')} of the engine"
+            text = ENGINE_HELP.get(key, key.replace("_", " "))
             family = CounterMetricFamily if name.endswith("_total") else GaugeMetricFamily
             yield family(name, text, value=float(value))
 

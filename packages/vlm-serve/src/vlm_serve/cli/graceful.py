@@ -43,9 +43,6 @@ class GracefulServer(uvicorn.Server):
             os.write(2, b"vlm-serve: ended at once by a second signal\n")
             os._exit(128 + sig)
         self.should_exit = True
-        count = len(self.server_state.tasks)
-        name = signal.Signals(sig).name
-        say(
-            f"{name}: stopping; {count} requests have {self._grace:g} s; another signal ends at once",
-            file=sys.stderr,
-        )
+        name, count = signal.Signals(sig).name, len(self.server_state.tasks)
+        running = f"{count} {'request has' if count == 1 else 'requests have'} {self._grace:g} s"
+        say(f"{name}: stopping; {running}; another signal ends at once", file=sys.stderr)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from vlm_core.cli.common import run
 from vlm_core.errors import UserError
-from vlm_core.io.atomic import require_writable_folder
+from vlm_core.io.atomic import require_writable_folder, write_errors
 from vlm_core.io.manifest import read_manifest
 from vlm_serve.api.guard.keys import read_keys
 from vlm_serve.cli import keys, options
@@ -34,6 +34,8 @@ def _serve(args: argparse.Namespace) -> int:
         )
     if settings.cache_folder is not None:
         require_writable_folder(settings.cache_folder)
+        with write_errors(settings.cache_folder):
+            settings.cache_folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     with bound_socket(settings.host, settings.port) as sock:
         from vlm_serve.cli.serve import serve
 

@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from vlm_core.cli.common import DTYPES, Parser, add_trust, count, local_path
 from vlm_core.errors import UserError
 from vlm_serve.api.guard.settings import ServerSettings
+from vlm_serve.api.schema.places import sentence
 from vlm_serve.cli.argument_types import (
     host_pattern,
     network,
@@ -27,6 +28,7 @@ def build_parser(description: str | None = None) -> argparse.ArgumentParser:
     """The parser, whose destinations are fields of `ServerSettings`; an option that is left out sets none."""
     parser = Parser(
         prog="vlm-serve",
+        usage="vlm-serve [OPTION …] MODEL",
         description=description,
         argument_default=argparse.SUPPRESS,
         epilog="`vlm-serve keys --help` is about API keys. docs/serving.md of the repository describes everything.",
@@ -114,7 +116,9 @@ def _add_images(group: Any) -> None:
         metavar="DIR",
         help="read file: URLs inside this folder; may be repeated; default: none",
     )
-    group.add_argument("--image-timeout", type=seconds, metavar="S", help="for fetching one; default 10")
+    group.add_argument(
+        "--image-timeout", type=seconds, metavar="S", help="seconds for fetching one; default 10"
+    )
     group.add_argument(
         "--max-images", type=count, metavar="N", help="of one request, videos included; default 32"
     )
@@ -263,7 +267,7 @@ def settings_of(args: argparse.Namespace) -> ServerSettings:
         settings = ServerSettings.model_validate(values)
     except ValidationError as error:
         first = error.errors()[0]
-        raise UserError(f"{_option(first['loc'][0])}: {first['msg']}") from None
+        raise UserError(f"{_option(first['loc'][0])}: {sentence(first)}") from None
     _check_exposure(settings, open_to_all=getattr(args, "no_keys", False))
     return settings
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import socket
+import sys
 from contextlib import suppress
 from functools import partial
 
@@ -29,6 +30,7 @@ from vlm_serve.engine.workers import Workers
 def serve(settings: ServerSettings, sock: socket.socket) -> int:
     """Serve at a bound socket until a signal ends it -> exit code; raises `UserError` for a model that can't be."""
     devices = _devices(settings)
+    say(f"loading {settings.model} on {', '.join(devices)}", file=sys.stderr)
     start = partial(_start_engine, settings, devices)
     version = folder_version(settings.model)
     reload = start if settings.reload else None

@@ -46,7 +46,7 @@ class WatchedEngine:
             name,
             start,
         )
-        self._told = self._seen = version
+        self._reported = self._seen = version
         self._requests: dict[Engine, int] = {engine: 0}
 
     async def submit(self, request: GenerationRequest) -> AsyncIterator[Event]:
@@ -64,10 +64,6 @@ class WatchedEngine:
         """As in `Engine`."""
         facts = self._engine.facts()
         return replace(facts, name=self._name) if self._name else facts
-
-    def count_tokens(self, text: str) -> int:
-        """As in `Engine`."""
-        return self._engine.count_tokens(text)
 
     def stats(self) -> Mapping[str, float]:
         """As in `Engine`, of the engine that gets new requests."""
@@ -87,9 +83,9 @@ class WatchedEngine:
         """Look at the folder once: tell of a change, or load it."""
         before, self._seen = self._seen, await asyncio.to_thread(folder_version, self._folder)
         await self._end_old()
-        if self._seen in (self._version, self._told) or self._seen != before:
+        if self._seen in (self._version, self._reported) or self._seen != before:
             return  # nothing new, or it is being written
-        self._told = self._seen
+        self._reported = self._seen
         if self._start is None:
             log.warning(
                 "%s has changed; its old content is served until vlm-serve is started again", self._folder

@@ -27,7 +27,7 @@ from vlm_serve.engine.batching.decode_groups import Batching
 from vlm_serve.engine.batching.fair_queue import FairQueue
 from vlm_serve.engine.batching.scheduler import Scheduler
 from vlm_serve.engine.prepare import Preparer
-from vlm_serve.engine.request import Event, Failed, GenerationRequest, ModelFacts
+from vlm_serve.engine.request import Event, GenerationRequest, ModelFacts, refusal
 from vlm_serve.engine.settings import EngineSettings
 from vlm_serve.engine.ticket import CLOSING, FULL, Ticket, is_full
 
@@ -47,6 +47,10 @@ class LocalEngine:
         self.preparer = Preparer(self.reader, settings.max_positions, shared_cache=settings.shared_cache)
         self._facts = _facts(model, template, name, settings.max_positions)
         self.scheduler = Scheduler(self.reader, self.preparer, settings, Batching.of(model))
+        least = self.scheduler.costs.bytes(1)
+        if settings.state_bytes is not None and settings.state_bytes < least:
+            text = f"one answer's state has {least} bytes, the budget of all states {settings.state_bytes}"
+            raise UserError(f"{text}: --state-memory, or state_bytes, must be larger")
         self._tickets: set[Ticket] = set()
         self._unprepared: FairQueue[Ticket] = FairQueue()
         self._preparing = 0
@@ -113,10 +117,6 @@ class LocalEngine:
     def facts(self) -> ModelFacts:
         """As in `Engine`."""
         return self._facts
-
-    def count_tokens(self, text: str) -> int:
-        """As in `Engine`."""
-        return len(self.preparer.tokenizer.encode(text))
 
     def stats(self) -> Mapping[str, float]:
         """As in `Engine`. Names that end with `_total` only grow."""
@@ -201,7 +201,7 @@ class LocalEngine:
         try:
             answer = Answer(self.preparer(ticket.request), ticket)
         except (UserError, BadSample) as error:
-            ticket.send(Failed("refused", " ".join(error.lines)))
+            ticket.send(refusal(error))
             return
         except Exception:
             log.exception("request %s: preparing it failed", ticket.request.id)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 
 from vlm_core.errors import BadSample, UserError
 from vlm_core.generation.prefix_reader import PrefixReader, ReadPlan
@@ -15,12 +15,22 @@ from vlm_core.model import VLM
 from vlm_core.text.messages import IMAGE, Message, Part
 from vlm_core.text.render import TokenizedConversation, render
 from vlm_core.views.image_views import ImageInput
-from vlm_serve.engine.request import ChatMessage, ChatPrompt, GenerationRequest, ImageFile, VideoFile
+from vlm_serve.engine.request import (
+    ChatMessage,
+    ChatPrompt,
+    GenerationRequest,
+    ImageFile,
+    Refused,
+    Subject,
+    VideoFile,
+)
 from vlm_serve.engine.sampling.answer_text import AnswerText
 from vlm_serve.engine.sampling.grammar import GrammarCompiler, GrammarState
 from vlm_serve.engine.sampling.row_sampler import RowSampler
 
 MAX_ALTERNATIVES = 20
+TOO_LONG = "context_length_exceeded"
+"""OpenAI's code for a prompt that is too long."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,6 +107,7 @@ class Preparer:
 
     def _conversation(self, prompt: ChatPrompt) -> Conversation:
         messages, system = prompt.messages, None
+        self._check_length(sum(len(part) for m in messages for part in m.parts if isinstance(part, str)))
         if messages and messages[0].role == "system":
             system, messages = _system_text(messages[0]), messages[1:]
         if any(message.role == "system" for message in messages):
@@ -114,12 +125,14 @@ class Preparer:
             return self.model.video_processor(VideoSource(source))
         except BadSample as error:
             text = str(error)
-            raise UserError(text if file.name in text else f"{file.name}: {text}") from None
+            text = text if file.name in text else f"{file.name}: {text}"
+            raise Refused(text, None, "invalid_image") from None
 
     def _continued(self, content: str | tuple[int, ...]) -> TokenizedConversation:
         """Text that is continued, after BOS if the tokenizer has one; ids as they are."""
         prompt, bos = TokenizedConversation(), self.tokenizer.bos_id
         if isinstance(content, str):
+            self._check_length(len(content))
             prompt.append_text([] if bos is None else [bos], False)
             prompt.append_text(self.tokenizer.encode(content), False)
         else:
@@ -127,11 +140,27 @@ class Preparer:
             prompt.append_text(list(content), False)
         return prompt
 
-    def _check_ids(self, ids: Sequence[int] | object, name: str) -> None:
+    def _check_ids(self, ids: Collection[int], name: Subject) -> None:
         size = len(self.tokenizer)
-        wrong = [i for i in ids if not 0 <= i < size]  # pyright: ignore[reportGeneralTypeIssues]
+        wrong = [i for i in ids if not 0 <= i < size]
         if wrong:
-            raise UserError(f"{name} has the token {wrong[0]}; the tokenizer has 0 to {size - 1}")
+            raise Refused(f"there is no token {wrong[0]}; the tokenizer has 0 to {size - 1}", name)
+
+    @cached_property
+    def _longest_token(self) -> int:
+        """Characters of the longest token, counted where it follows itself: a first one may lose its white space."""
+        decode = self.tokenizer.decode
+        return max(len(decode([i, i])) - len(decode([i])) for i in range(len(self.tokenizer)))
+
+    def _check_length(self, characters: int) -> None:
+        """Raise `Refused` for text that has too many positions however it is tokenized, which would take long."""
+        if characters > self.max_positions and characters > (
+            most := self.max_positions * self._longest_token
+        ):
+            text = (
+                f"the prompt has {characters} characters; {self.max_positions} positions have at most {most}"
+            )
+            raise Refused(text, "prompt", TOO_LONG)
 
     def _max_tokens(self, request: GenerationRequest, positions: int) -> int:
         """Tokens that the answer may have; raises `UserError` if there is no room for them."""
@@ -139,9 +168,8 @@ class Preparer:
         room = self.max_positions - positions
         if room < 1 or (asked is not None and asked > room):
             wanted = f" and an answer of {asked}" if asked is not None and room >= 1 else ""
-            raise UserError(
-                f"the prompt has {positions} positions{wanted}; the server allows {self.max_positions} together"
-            )
+            text = f"the prompt has {positions} positions{wanted}; the server allows {self.max_positions} together"
+            raise Refused(text, "prompt", TOO_LONG)
         if asked is not None and asked < 1:
             raise UserError(f"max_tokens is {asked}; expected at least 1")
         return room if asked is None else asked

@@ -6,6 +6,8 @@ from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
+from vlm_core.errors import UserError
+
 
 @dataclass(frozen=True)
 class ImageFile:
@@ -129,16 +131,39 @@ class Finished:
     completion_tokens: int
 
 
+Subject = Literal["prompt", "logit_bias", "grammar"]
+"""What of a request may be wrong, besides its images, which messages name."""
+
+
 @dataclass(frozen=True)
 class Failed:
     """The request has no (further) answer. Always the last event.
 
-    `refused`: the request itself is wrong (status 400). `overloaded`: no room now (429 or 503). `crashed`: the worker
-    ended (500); its text is safe to show.
+    `refused`: the request itself is wrong (status 400): its `subject`, if it is one of these; `code` is a word for
+    programs. `overloaded`: no room now (503). `crashed`: the worker ended (500). The message is safe to show.
     """
 
     kind: Literal["refused", "overloaded", "crashed"]
     message: str
+    subject: Subject | None = None
+    code: str | None = None
+
+
+class Refused(UserError):
+    """A request that can't be answered, with the facts of `Failed`."""
+
+    def __init__(self, message: str, subject: Subject | None, code: str = "invalid_value") -> None:
+        super().__init__(message)
+        self.subject: Subject | None = subject
+        self.code = code
+
+
+def refusal(error: UserError) -> Failed:
+    """The last event of a request that can't be answered."""
+    text = " ".join(error.lines)
+    if isinstance(error, Refused):
+        return Failed("refused", text, error.subject, error.code)
+    return Failed("refused", text)
 
 
 Event = Started | Piece | Finished | Failed
@@ -170,10 +195,6 @@ class Engine(Protocol):
 
     def stats(self) -> Mapping[str, float]:
         """Counters and gauges by name: queue, slots, cache hits and others, for `/metrics`."""
-        ...
-
-    def count_tokens(self, text: str) -> int:
-        """Tokens of a text, for limits that are checked before a request is submitted."""
         ...
 
     async def close(self, grace: float = 30.0) -> None:

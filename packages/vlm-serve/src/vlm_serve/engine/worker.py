@@ -14,7 +14,7 @@ from multiprocessing.connection import Connection
 from queue import SimpleQueue
 from typing import Any
 
-from vlm_core.errors import UserError
+from vlm_core.errors import UserError, one_line
 from vlm_serve.engine.request import Failed, ModelFacts
 from vlm_serve.engine.ticket import CLOSING, Ticket
 from vlm_serve.engine.watchdog import Watchdog
@@ -44,6 +44,9 @@ class Worker:
         self.tickets: dict[int, Ticket] = {}
         self.facts: ModelFacts | None = None
         self.problem: UserError | None = None
+        """Why the last process could not load the folder."""
+        self.is_outdated = False
+        """Whether the folder has another content than the first process served: no further process is started."""
         self.ready, self.decided = False, threading.Event()
         self.restarts, self.hangs, self.closing = 0, 0, False
         self.process: Any = None
@@ -83,15 +86,17 @@ class Worker:
         return self._watchdog.stalled
 
     def _run(self) -> None:
-        """Start the process and read it until it ends, again and again."""
+        """Start the process and read it until it ends, again and again; the first one must load the folder."""
         wait = FIRST_WAIT
         while not self.closing:
             served = self._serve()
-            if self.closing or self.problem is not None:
+            if self.closing or self.is_outdated or self.facts is None:
                 return
             wait = FIRST_WAIT if served else min(LONGEST_WAIT, 2 * wait)
             self.restarts += 1
-            log.error("%s ended (exit code %s); it is started again", self.name, self.process.exitcode)
+            why = f"exit code {self.process.exitcode}" if self.problem is None else one_line(self.problem)
+            log.error("%s ended (%s); it is started again in %g s", self.name, why, wait)
+            self.problem = None
             time.sleep(wait)
 
     def _serve(self) -> bool:
@@ -168,11 +173,12 @@ class Worker:
     def _loaded(self, facts: ModelFacts) -> None:
         """The process can answer, unless the folder has other content than the process before it served."""
         if self.facts is not None and facts.digest != self.facts.digest:
-            self.problem = UserError(
-                f"{self.plan.folder} has changed since the server was started: {self.name} stays ended; "
-                "start vlm-serve again"
+            log.error(
+                "%s has changed since the server was started: %s stays ended; start vlm-serve again",
+                self.plan.folder,
+                self.name,
             )
-            log.error("%s", self.problem)
+            self.is_outdated = True
             self.process.kill()
             return
         self.facts, self.ready = facts, True

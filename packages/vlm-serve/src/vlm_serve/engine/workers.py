@@ -11,13 +11,13 @@ from dataclasses import replace
 from functools import partial
 
 from vlm_core.errors import UserError
-from vlm_core.interfaces import Tokenizer
 from vlm_serve.engine.request import Event, Failed, GenerationRequest, ModelFacts
 from vlm_serve.engine.ticket import CLOSING, FULL, Ticket, is_full
 from vlm_serve.engine.worker import LOADING_TIMES, TIMEOUT, Worker, sum_of
 from vlm_serve.engine.worker_process import WorkerPlan
 
 RESTARTING = Failed("overloaded", "the model is being loaded again; try again later")
+OUTDATED = Failed("crashed", "no process answers any more: the model's folder has changed; the log says more")
 READY_WAIT = 60.0
 """Seconds that a request waits for a worker that is being loaded."""
 LATE = 5.0
@@ -34,7 +34,7 @@ class Workers:
     def __init__(
         self, plan: WorkerPlan, devices: Sequence[str] = ("cpu",), *, timeout: float = TIMEOUT
     ) -> None:
-        self._tokenizer = _tokenizer(plan)  # first: a folder that is no model is told of at once
+        _check_folder(plan)  # first: a folder that is no model is told of at once
         self.plan, self._numbers, self._closing = plan, itertools.count(), False
         self._tickets: set[Ticket] = set()
         self.workers = [
@@ -74,7 +74,7 @@ class Workers:
         try:
             worker = await self._least_loaded()
             if worker is None:
-                yield RESTARTING
+                yield OUTDATED if all(worker.is_outdated for worker in self.workers) else RESTARTING
                 return
             ticket.on_cancel = partial(worker.cancel, number)
             worker.submit(number, ticket)
@@ -85,9 +85,9 @@ class Workers:
             self._tickets.discard(ticket)
 
     async def _least_loaded(self) -> Worker | None:
-        """The worker that has the fewest requests; None if none is ready for a long time."""
+        """The worker that has the fewest requests; None if none is ready for a long time, or will ever be."""
         end = time.monotonic() + READY_WAIT
-        while time.monotonic() < end and not self._closing:
+        while time.monotonic() < end and not self._closing and any(w.thread.is_alive() for w in self.workers):
             if ready := [worker for worker in self.workers if worker.ready]:
                 return min(ready, key=lambda worker: (worker.stalled > LATE, len(worker.tickets)))
             await asyncio.sleep(0.02)
@@ -98,10 +98,6 @@ class Workers:
         facts = self.workers[0].facts
         assert facts is not None, "every worker was ready"
         return facts
-
-    def count_tokens(self, text: str) -> int:
-        """As in `Engine`."""
-        return len(self._tokenizer.encode(text))
 
     def stats(self) -> Mapping[str, float]:
         """As in `Engine`: sums over the workers, up to half a second old."""
@@ -126,14 +122,10 @@ class Workers:
                 worker.process.kill()
 
 
-def _tokenizer(plan: WorkerPlan) -> Tokenizer:
-    """The folder's tokenizer; the worker verifies the folder. Raises `UserError` for one that is no model."""
+def _check_folder(plan: WorkerPlan) -> None:
+    """Raise `UserError` for a folder that is no model, or has no valid spec; the worker verifies its files."""
     from vlm_core.io.manifest import require_model_folder
-    from vlm_core.model import PARTS
-    from vlm_core.model_folder.assemble import architecture
-    from vlm_core.model_folder.load import empty_model
     from vlm_core.spec.spec import load_folder_spec
 
     require_model_folder(plan.folder)
-    spec = load_folder_spec(plan.folder, trust_remote_code=plan.trust_remote_code)
-    return empty_model(lambda: architecture(spec, plan.folder), plan.folder, PARTS).llm.tokenizer
+    load_folder_spec(plan.folder, trust_remote_code=plan.trust_remote_code)

@@ -41,21 +41,21 @@ class StaticFiles:
 @cache
 def static_files() -> StaticFiles:
     """All files of the folder `static`; `{digest}` in index.html stands for the digest of the others."""
-    found = dict(sorted(_walk(files("vlm_serve.page") / "static")))
-    index = found.pop("index.html")
+    others = dict(sorted(_walk(files("vlm_serve.page") / "static")))
+    index = others.pop("index.html")
     digest = sha256()
-    for path, file in found.items():
+    for path, file in others.items():
         digest.update(f"{path}\0{len(file.content)}\0".encode() + file.content)
     name = digest.hexdigest()[:16]
     content = index.content.replace(b"{digest}", name.encode())
-    return StaticFiles(StaticFile(content, index.content_type), found, name)
+    return StaticFiles(StaticFile(content, index.content_type), others, name)
 
 
 def _walk(folder: Traversable, prefix: str = "") -> list[tuple[str, StaticFile]]:
-    found: list[tuple[str, StaticFile]] = []
+    entries: list[tuple[str, StaticFile]] = []
     for entry in folder.iterdir():
         if entry.is_dir():
-            found += _walk(entry, f"{prefix}{entry.name}/")
+            entries += _walk(entry, f"{prefix}{entry.name}/")
         elif content_type := TYPES.get(entry.name.rpartition(".")[2]):
-            found.append((prefix + entry.name, StaticFile(entry.read_bytes(), content_type)))
-    return found
+            entries.append((prefix + entry.name, StaticFile(entry.read_bytes(), content_type)))
+    return entries

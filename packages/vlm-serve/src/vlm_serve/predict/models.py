@@ -98,12 +98,13 @@ class LocalRows:
         """As the server would answer: the same rules for messages and images, and the same engine."""
         from vlm_serve.api.answers.answer import Answer
         from vlm_serve.api.errors import failure
+        from vlm_serve.api.routes.chat import FIELDS
         from vlm_serve.engine.request import Failed
 
         answer = Answer()
         async for event in self._engine.submit(await self._request(messages, decoding)):
             if isinstance(event, Failed):  # always the last event
-                text = failure(event).message
+                text = failure(event, fields=FIELDS).message
                 raise BadSample("refused", text) if event.kind == "refused" else UserError(text)
             answer.add(event)
         return RowAnswer(

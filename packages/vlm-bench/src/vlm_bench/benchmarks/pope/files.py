@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 from vlm_bench.files import questions
 from vlm_bench.files.json_files import json_rows, opened, read_jsonl
@@ -66,8 +67,7 @@ GQA = Variant(
 """POPE's annotations by SEEM of A-OKVQA's and GQA's images: 3,000 questions a split about 500 images."""
 
 
-@dataclass(frozen=True)
-class Question:
+class Question(NamedTuple):
     """One question; `prompt` is the model's input, `key` joins the question with its label."""
 
     id: str

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 
 from vlm_serve.api.answers.answer import Answer, Usage
@@ -15,7 +15,8 @@ from vlm_serve.engine.request import Engine, Failed, GenerationRequest
 class RunningAnswers:
     """Runs the requests of one body, adds up their events, and measures them.
 
-    Every `per_prompt` adjacent requests have the same prompt. `places` are those of its images in the body.
+    Every `per_prompt` adjacent requests have the same prompt. `places` are those of its images in the body, `fields`
+    those of the prompt and the grammar.
     """
 
     def __init__(
@@ -25,11 +26,12 @@ class RunningAnswers:
         metrics: Metrics,
         *,
         per_prompt: int = 1,
+        fields: Mapping[str, str],
         places: Sequence[str] = (),
     ) -> None:
         self.answers = [Answer() for _ in requests]
         self._times = [AnswerTimes(metrics) for _ in requests]
-        self._per_prompt, self._places = per_prompt, places
+        self._per_prompt, self._fields, self._places = per_prompt, fields, places
         self._events = numbered(engine, requests)
         self._first: Numbered | None = None
 
@@ -68,5 +70,5 @@ class RunningAnswers:
         number, event = numbered_event
         self._times[number].observe(event)
         if isinstance(event, Failed):
-            raise failure(event, self._places)
+            raise failure(event, self._places, self._fields)
         self.answers[number].add(event)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ssl
 from collections.abc import Iterable
+from functools import cache
 from typing import NamedTuple
 from urllib.parse import SplitResult, quote, urljoin, urlsplit
 
@@ -74,7 +75,7 @@ async def fetch_https(url: str, name: str, settings: ServerSettings) -> bytes:
                 answer = await _get(target, name, settings)
                 if isinstance(answer, bytes):
                     return answer
-                target = _checked(urljoin(target.url, answer), name, settings)
+                target = _checked(answer, name, settings, base=target.url)
     except TimeoutError:
         raise _unavailable(name, target, f"no full answer within {settings.image_timeout:g} s") from None
     raise _unavailable(name, target, f"more than {settings.image_redirects} redirects")
@@ -134,12 +135,16 @@ def _unavailable(name: str, target: _Target, why: str) -> RequestError:
     return RequestError(400, text, code="image_unavailable")
 
 
+@cache
 def _ssl_context() -> ssl.SSLContext:
+    """The certificates of this machine; reading them takes long."""
     return ssl.create_default_context()
 
 
-def _checked(url: str, name: str, settings: ServerSettings) -> _Target:
+def _checked(url: str, name: str, settings: ServerSettings, base: str = "") -> _Target:
+    """What a URL, relative to `base` if it is that of a redirect, leads to; raises `RequestError`."""
     try:
+        url = urljoin(base, url)
         parts = urlsplit(url)
         if parts.scheme != "https":
             text = f"{name}: only https addresses are fetched, not {printable(parts.scheme, 20) or 'relative ones'}."

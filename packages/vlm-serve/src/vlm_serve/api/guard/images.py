@@ -19,11 +19,13 @@ from vlm_serve.api.guard.settings import ServerSettings
 from vlm_serve.engine.request import ImageFile, VideoFile
 
 
-def check_count(number: int, settings: ServerSettings) -> None:
-    """Raise `RequestError` if a request has more images and videos than allowed; called before one is fetched."""
+def check_count(number: int, field: str, settings: ServerSettings) -> None:
+    """Raise `RequestError` if `field` has more images and videos than allowed; called before one is fetched."""
     if number > settings.max_images:
-        text = f"{number} images and videos; at most {settings.max_images} are allowed in one request."
-        raise RequestError(400, text, code="too_many_images")
+        text = (
+            f"{field}: {number} images and videos; at most {settings.max_images} are allowed in one request."
+        )
+        raise RequestError(400, text, param=field, code="too_many_images")
 
 
 async def fetch_image(url: str, name: str, settings: ServerSettings) -> ImageFile:

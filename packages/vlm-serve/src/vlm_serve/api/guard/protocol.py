@@ -6,6 +6,7 @@ import asyncio
 import json
 import math
 from collections.abc import Callable
+from typing import Any
 
 import h11
 import uvicorn
@@ -25,8 +26,12 @@ _ENDING_SECONDS = 5
 
 def limited_protocol(settings: ServerSettings) -> type[H11Protocol]:
     """The class of a server's connections, for `uvicorn.Config(http=…)`."""
-    times = {"header_timeout": settings.header_timeout, "send_timeout": settings.send_timeout}
-    return type("LimitedProtocol", (_LimitedProtocol,), times)
+    limits = {
+        "header_timeout": settings.header_timeout,
+        "send_timeout": settings.send_timeout,
+        "max_connections": settings.max_connections,
+    }
+    return type("LimitedProtocol", (_LimitedProtocol,), limits)
 
 
 def server_config(app: ASGIApp, settings: ServerSettings) -> uvicorn.Config:
@@ -42,7 +47,6 @@ def server_config(app: ASGIApp, settings: ServerSettings) -> uvicorn.Config:
         proxy_headers=bool(settings.trusted_proxies),
         forwarded_allow_ips=list(settings.trusted_proxies),
         h11_max_incomplete_event_size=settings.max_header_bytes,
-        limit_concurrency=settings.max_connections,
         timeout_keep_alive=math.ceil(settings.keep_alive_timeout),
         timeout_graceful_shutdown=math.ceil(settings.grace) + _ENDING_SECONDS,
     )
@@ -51,9 +55,11 @@ def server_config(app: ASGIApp, settings: ServerSettings) -> uvicorn.Config:
 class _LimitedProtocol(H11Protocol):
     header_timeout: float
     send_timeout: float
+    max_connections: int
 
     def __init__(self, *args: object, **kwargs: object) -> None:
         super().__init__(*args, **kwargs)  # pyright: ignore[reportArgumentType]
+        self._served, self.app = self.app, self._unless_full
         self._head, self._reader, self._rest = _Timer(), _Timer(), _Timer()
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -88,6 +94,17 @@ class _LimitedProtocol(H11Protocol):
     def resume_writing(self) -> None:
         super().resume_writing()
         self._reader.stop()
+
+    async def _unless_full(self, scope: Any, receive: Any, send: Any) -> None:
+        """The application; uvicorn's own refusal of too many connections would be plain text."""
+        if len(self.connections) <= self.max_connections:
+            return await self._served(scope, receive, send)
+        text = f"The server has {self.max_connections} connections, as many as it may; try again."
+        headers = {"retry-after": "1", "connection": "close"}
+        await RequestError(503, text, code="overloaded", headers=headers).response()(scope, receive, send)
+
+    def _unsupported_upgrade_warning(self) -> None:
+        """Not logged: any client may ask for another protocol, and is answered by HTTP."""
 
     def connection_lost(self, exc: Exception | None) -> None:
         for timer in (self._head, self._reader, self._rest):

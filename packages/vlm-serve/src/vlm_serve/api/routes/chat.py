@@ -21,6 +21,8 @@ from vlm_serve.api.transport.body import read_json
 from vlm_serve.api.transport.disconnect import while_connected
 from vlm_serve.engine.request import ChatPrompt, Piece, TokenLogprob
 
+FIELDS = {"prompt": "messages", "grammar": "response_format"}
+
 
 async def create(request: Request) -> Response:
     body = parsed(ChatBody, await read_json(request))
@@ -32,7 +34,9 @@ async def create(request: Request) -> Response:
     reading = read_conversation(turns, facts, server.settings)
     messages, places = await while_connected(request.receive, reading)
     requests = server.requests(request, [ChatPrompt(messages)], params, n)
-    running = RunningAnswers(server.engine, requests, server.metrics, per_prompt=n, places=places)
+    running = RunningAnswers(
+        server.engine, requests, server.metrics, per_prompt=n, fields=FIELDS, places=places
+    )
     usage = bool(body.stream_options and body.stream_options.include_usage)
     shape = _ChatShape(facts, logprobs=bool(body.logprobs), usage=usage)
     return AnswerResponse(running, shape, stream=bool(body.stream))

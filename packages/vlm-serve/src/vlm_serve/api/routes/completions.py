@@ -31,7 +31,9 @@ async def create(request: Request) -> Response:
         text = f"expected at most {server.settings.max_choices} prompts, got {len(prompts)}"
         raise refused("prompt", text)
     requests = server.requests(request, prompts, params, n)
-    running = RunningAnswers(server.engine, requests, server.metrics, per_prompt=n)
+    running = RunningAnswers(
+        server.engine, requests, server.metrics, per_prompt=n, fields={"prompt": "prompt"}
+    )
     usage = bool(body.stream_options and body.stream_options.include_usage)
     shape = _TextShape(facts, logprobs=body.logprobs is not None, usage=usage)
     return AnswerResponse(running, shape, stream=bool(body.stream))

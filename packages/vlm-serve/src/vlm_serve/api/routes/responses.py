@@ -28,6 +28,8 @@ from vlm_serve.api.transport.body import read_json
 from vlm_serve.api.transport.disconnect import while_connected
 from vlm_serve.engine.request import ChatMessage, ChatPrompt, SamplingParams
 
+FIELDS = {"prompt": "input", "grammar": "text.format"}
+
 
 async def create(request: Request) -> Response:
     body = parsed(ResponseBody, await read_json(request))
@@ -50,9 +52,8 @@ async def create(request: Request) -> Response:
             items = (*earlier, *_items(body, turns, messages, earlier), said)
             server.responses.put(owner(request.scope), StoredResponse(response, items))
 
-    running = RunningAnswers(
-        server.engine, server.requests(request, [prompt], params, 1), server.metrics, places=places
-    )
+    requests = server.requests(request, [prompt], params, 1)
+    running = RunningAnswers(server.engine, requests, server.metrics, fields=FIELDS, places=places)
     shape = ResponseShape(_echo(body, params, facts.name), new_id("msg_"), bool(body.include), keep)
     return AnswerResponse(running, shape, stream=bool(body.stream))
 

@@ -47,7 +47,7 @@ def fault(error: Mapping[str, Any], body: Any) -> RequestError:
     if kind == "together":
         place = place_of((*error["loc"], context["field"]))
     code = _CODES.get(kind, "invalid_type" if kind in _EXPECTED else "invalid_value")
-    return refused(place or "body", _text(kind, context, value, error["msg"]), code=code)
+    return refused(place or "body", sentence(error), code=code)
 
 
 def _kind_fault(place: str, message: str, value: Any) -> RequestError:
@@ -62,7 +62,9 @@ def _kind_fault(place: str, message: str, value: Any) -> RequestError:
     return refused(place, f"unknown {expected}, got {shown(value[key])}")
 
 
-def _text(kind: str, context: Mapping[str, Any], value: Any, message: str) -> str:
+def sentence(error: Mapping[str, Any]) -> str:
+    """What is wrong, of one entry of pydantic's `ValidationError.errors()`."""
+    kind, context, value, message = error["type"], error.get("ctx") or {}, error["input"], error["msg"]
     if kind == "missing":
         return "required, but missing"
     if kind == "extra_forbidden":

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, Tag
+from pydantic import AfterValidator, Field, Tag
+from pydantic_core import PydanticCustomError
 
 from vlm_serve.api.schema.strict import Body, tag_of
 from vlm_serve.engine.request import Grammar
 
+_OPTIONS = "x-guidance"
 SchemaName = Annotated[str, Field(pattern=r"^[a-zA-Z0-9_-]{1,64}$")]
 
 
@@ -21,11 +23,18 @@ class JsonObjectFormat(Body):
     type: Literal["json_object"]
 
 
+def _without_options(schema: dict[str, Any]) -> dict[str, Any]:
+    """llguidance reads options from the schema, which could make an answer that doesn't match it."""
+    if _OPTIONS in schema:
+        raise PydanticCustomError("options", "{text}", {"text": f"the key {_OPTIONS!r} is not supported"})
+    return schema
+
+
 class NamedSchema(Body):
     """A JSON schema; every answer matches it, `strict` or not. Name and description change nothing."""
 
     name: SchemaName
-    schema_: Annotated[dict[str, Any], Field(alias="schema")]
+    schema_: Annotated[dict[str, Any], Field(alias="schema"), AfterValidator(_without_options)]
     strict: bool | None = None
     description: Annotated[str, Field(max_length=4096)] | None = None
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import hashlib
 import secrets
 from dataclasses import replace
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field, Tag
 from pydantic_core import PydanticCustomError
 
 from vlm_core.errors import shown
-from vlm_serve.api.schema.strict import Body, at_most, only
+from vlm_serve.api.schema.strict import Body, at_most, only, string_or_list
 from vlm_serve.engine.request import SamplingParams
 
 MAX_STOPS = 16
@@ -27,20 +27,17 @@ Label = Annotated[str, Field(max_length=512)]
 """Text that identifies somebody or something, and changes no answer."""
 
 
-def _as_list(value: Any) -> Any:
-    return [value] if isinstance(value, str) else value
-
-
+_Stop = Annotated[str, Field(min_length=1, max_length=MAX_STOP_LENGTH)]
 Stops = Annotated[
-    list[Annotated[str, Field(min_length=1, max_length=MAX_STOP_LENGTH)]],
-    Field(max_length=MAX_STOPS, fail_fast=True),
-    BeforeValidator(_as_list),
+    Annotated[_Stop, Tag("@string")]
+    | Annotated[list[_Stop], Field(max_length=MAX_STOPS, fail_fast=True), Tag("@list")],
+    string_or_list(),
 ]
 
 
 def _token_ids(biases: dict[str, float]) -> dict[str, float]:
     for key in biases:
-        if not (key.isascii() and key.isdecimal() and len(key) < 10):
+        if not (key.isascii() and key.isdecimal() and len(key) < 10 and key == str(int(key))):
             text = f"expected ids of tokens as keys, such as '50256', got {shown(key)}"
             raise PydanticCustomError("token_ids", "{text}", {"text": text})
     return biases
@@ -91,7 +88,7 @@ class PenaltyBody(SamplingBody):
     def sampling(self) -> SamplingParams:
         return replace(
             super().sampling(),
-            stop=tuple(self.stop or ()),
+            stop=(self.stop,) if isinstance(self.stop, str) else tuple(self.stop or ()),
             logit_bias={int(key): float(bias) for key, bias in (self.logit_bias or {}).items()},
             frequency_penalty=float(self.frequency_penalty or 0.0),
             presence_penalty=float(self.presence_penalty or 0.0),

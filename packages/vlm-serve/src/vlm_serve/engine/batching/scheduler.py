@@ -20,7 +20,7 @@ from vlm_serve.engine.batching.fair_queue import FairQueue
 from vlm_serve.engine.batching.kept_turns import KeptTurns
 from vlm_serve.engine.batching.state_costs import StateCosts
 from vlm_serve.engine.prepare import Preparer
-from vlm_serve.engine.request import Failed, Finished, Piece, Started
+from vlm_serve.engine.request import Failed, Finished, Piece, Started, refusal
 from vlm_serve.engine.sampling.row_sampler import Choice
 from vlm_serve.engine.sampling.token_bytes import TokenNames
 from vlm_serve.engine.settings import EngineSettings
@@ -139,7 +139,7 @@ class Scheduler:
             return self._read(answer)
         except UserError as error:
             self.reading.remove(answer)
-            self._fail(answer, Failed("refused", " ".join(error.lines)))
+            self._fail(answer, refusal(error))
         except Exception:
             log.exception("request %s: reading its prompt failed", answer.prepared.request.id)
             self.reading.remove(answer)
@@ -234,7 +234,7 @@ class Scheduler:
                 if self._take(answer, choice):
                     going_on.append(answer)
             except UserError as error:
-                self._fail(answer, Failed("refused", " ".join(error.lines)))
+                self._fail(answer, refusal(error))
             except Exception:
                 log.exception("request %s: choosing a token failed", answer.prepared.request.id)
                 self._fail(answer, CRASHED)

@@ -16,7 +16,8 @@ from torch import Tensor
 from vlm_core.errors import UserError, one_line
 from vlm_core.interfaces import Tokenizer
 from vlm_core.io.files import read_text
-from vlm_serve.engine.request import Grammar
+from vlm_core.markup.printable import printable
+from vlm_serve.engine.request import Grammar, Refused
 
 TOKENIZER = "tokenizer.json"
 OPTIONS = {"whitespace_pattern": r"[ \n]?", "lenient": False}
@@ -56,7 +57,9 @@ class GrammarState:
     def _check(self) -> None:
         """Raise `UserError` if llguidance gave up: its limits of work ended."""
         if self._matcher.is_error():
-            raise UserError(f"the JSON schema is too complex to follow: {_problem(self._matcher)}")
+            problem = _problem(self._matcher)
+            is_name = " " not in problem  # of the reason, such as NoExtensionBias: the grammar has no way on
+            raise _refused("no answer can match it" if is_name else f"it is too complex: {problem}")
 
 
 class GrammarCompiler:
@@ -71,15 +74,15 @@ class GrammarCompiler:
         from llguidance import LLMatcher
 
         if len(grammar.schema) > MAX_SCHEMA:
-            raise UserError(f"the JSON schema has {len(grammar.schema)} characters; at most {MAX_SCHEMA}")
+            raise _refused(f"it has {len(grammar.schema)} characters; at most {MAX_SCHEMA} are read")
         schema = grammar.schema if grammar.kind == "json_schema" else '{"type": "object"}'
         try:
             source = LLMatcher.grammar_from_json_schema(schema, overrides=OPTIONS)  # pyright: ignore[reportArgumentType]
         except ValueError as error:
-            raise UserError(f"the JSON schema can't be compiled: {one_line(error)}") from None
+            raise _refused(f"it can't be compiled: {_short(one_line(error))}") from None
         matcher = LLMatcher(self.backend, source, log_level=0)
         if matcher.is_error():
-            raise UserError(f"the JSON schema can't be compiled: {_problem(matcher)}")
+            raise _refused(f"it can't be compiled: {_problem(matcher)}")
         return GrammarState(matcher, len(self.tokenizer), self._control_ids, ends)
 
     @property
@@ -101,5 +104,13 @@ class GrammarCompiler:
 
 
 def _problem(matcher: Any) -> str:
-    """llguidance's message in one line."""
-    return re.sub(r"\s+", " ", matcher.get_error())[:300]
+    """llguidance's message, without the state of its parser and the schema that follow it."""
+    return _short(matcher.get_error().partition("<state>")[0])
+
+
+def _short(text: str) -> str:
+    return printable(re.sub(r"\s+", " ", text).strip(), 300)
+
+
+def _refused(why: str) -> Refused:
+    return Refused(f"the JSON schema is refused: {why}", "grammar", "invalid_json_schema")

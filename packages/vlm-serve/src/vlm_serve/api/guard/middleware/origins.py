@@ -52,7 +52,7 @@ class HostCheck:
             return await self._app(scope, receive, send)
         text = (
             f"Without API keys this server answers under its address and localhost alone, not as "
-            f"{printable(host, 100)}; --allow-host adds a name."
+            f"{printable(host, 100) or 'a server without a name'}; --allow-host adds a name."
         )
         await RequestError(403, text, code="host_not_allowed").response()(scope, receive, send)
 

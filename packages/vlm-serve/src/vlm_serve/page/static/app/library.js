@@ -10,7 +10,10 @@ import { shortText } from "../view/dom.js";
 
 const TITLE_LENGTH = 60;
 
-/** Events: `list` (titles, order), `open` (another conversation, or other messages), `unsaved` (with an error). */
+/**
+ * Events: `list` (titles, order), `open` (another conversation, or other messages), `unsaved` (with an error),
+ * `damaged` (with the number of stored conversations that can't be read).
+ */
 export class Library extends EventTarget {
   conversations = [];
   current = null;
@@ -29,10 +32,13 @@ export class Library extends EventTarget {
   /** Read what is stored and open an empty conversation; false if this browser stores nothing. */
   async load() {
     this.#database = await openDatabase();
-    this.conversations = await this.#database.all().catch((error) => {
+    const stored = await this.#database.all().catch((error) => {
       this.dispatchEvent(new CustomEvent("unsaved", { detail: error }));
       return [];
     });
+    this.conversations = stored.filter(isReadable);
+    const damaged = stored.length - this.conversations.length;
+    if (damaged) this.dispatchEvent(new CustomEvent("damaged", { detail: damaged }));
     for (const conversation of this.conversations) markInterrupted(conversation);
     this.#sort();
     this.startNew();
@@ -126,7 +132,8 @@ export class Library extends EventTarget {
   /** Another tab has changed or deleted a conversation; one that is being answered here stays as it is. */
   async #reload(id) {
     if (this.answering.has(id) || !this.#database) return;
-    const stored = await this.#database.get(id);
+    const value = await this.#database.get(id);
+    const stored = isReadable(value) ? value : null;
     const known = this.conversations.find((conversation) => conversation.id === id);
     if (!stored) {
       this.conversations = this.conversations.filter((conversation) => conversation !== known);
@@ -148,6 +155,20 @@ export class Library extends EventTarget {
   #emit(type) {
     this.dispatchEvent(new Event(type));
   }
+}
+
+/** Whether a stored value is a conversation as this page keeps it: an error of a later part would end the page. */
+function isReadable(value) {
+  const { id, title, updated, messages } = Object(value);
+  if (typeof id !== "string" || typeof title !== "string" || !Number.isFinite(updated)) return false;
+  return Array.isArray(messages) && messages.length > 0 && messages.every(isReadableMessage);
+}
+
+/** Questions and answers take turns, a question first. */
+function isReadableMessage(message, number) {
+  const { role, text, files } = Object(message);
+  if (role !== (number % 2 ? "assistant" : "user") || typeof text !== "string") return false;
+  return role === "assistant" || (Array.isArray(files) && files.every((file) => typeof file?.id === "string"));
 }
 
 /** An answer that was being streamed when the page was closed. */

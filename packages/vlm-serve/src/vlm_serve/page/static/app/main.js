@@ -46,6 +46,7 @@ library.addEventListener("open", () => {
   composer.setRunning(chat.isRunning(library.current));
 });
 library.addEventListener("unsaved", ({ detail }) => notify(unsavedText(detail)));
+library.addEventListener("damaged", ({ detail }) => notify(`${detail} stored conversations can't be read.`));
 chat.addEventListener("grown", ({ detail }) => thread.grow(detail.answer));
 chat.addEventListener("state", ({ detail: { answer } }) => {
   thread.update(answer);
@@ -58,7 +59,7 @@ composer.addEventListener("submit", ({ detail }) => ask(detail));
 session.addEventListener("models", showModel);
 session.addEventListener("failed", ({ detail }) => {
   byId("welcome-text").textContent = "";
-  notify(detail.message, { label: "Try again", run: () => session.connect() });
+  notify(detail.message, { label: "Try again", run: () => session.connect(), stays: true });
 });
 byId("models").addEventListener("change", ({ target }) => session.choose(session.models[target.selectedIndex]));
 byId("open-settings").addEventListener("click", () =>

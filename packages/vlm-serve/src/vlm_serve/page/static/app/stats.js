@@ -1,5 +1,7 @@
 // How fast an answer came, measured here, and what its server says of the tokens.
 
+const SHORTEST = 0.01; // seconds
+
 /** Measures one answer from its request on. */
 export class AnswerStats {
   #start = performance.now();
@@ -33,8 +35,9 @@ export class AnswerStats {
 export function statsLine({ firstToken, decoding, completionTokens, promptTokens, cachedTokens }) {
   const parts = [];
   if (firstToken !== null) parts.push(`${firstToken.toFixed(2)} s to first token`);
-  // the first token is there when the clock starts
-  if (completionTokens > 1 && decoding > 0) parts.push(`${rounded((completionTokens - 1) / decoding)} tokens/s`);
+  // the first token is there when the clock starts; what comes all at once says nothing of the rate
+  const hasRate = completionTokens > 1 && decoding >= SHORTEST;
+  if (hasRate) parts.push(`${rounded((completionTokens - 1) / decoding)} tokens/s`);
   if (promptTokens !== null && cachedTokens !== null) {
     parts.push(`${grouped(cachedTokens)} of ${grouped(promptTokens)} prompt tokens cached`);
   }

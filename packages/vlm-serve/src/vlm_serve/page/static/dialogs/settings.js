@@ -93,8 +93,8 @@ function systemField(text, model) {
   const described = { "aria-describedby": "system-hint" };
   const input = element("textarea", { id, class: "field", rows: "3", disabled: !allowed, ...described });
   input.value = text;
-  const said = allowed ? "Sent before every conversation." : "The template of this model has no place for it.";
-  const hint = element("span", { class: "soft hint", id: "system-hint" }, said);
+  const note = allowed ? "Sent before every conversation." : "The template of this model has no place for it.";
+  const hint = element("span", { class: "soft hint", id: "system-hint" }, note);
   const row = element("div", { class: "row" }, element("label", { for: id }, "System prompt"), input, hint);
   return { row, input };
 }

@@ -1,8 +1,8 @@
 // Markdown's blocks: lines of text to a list of plain objects. Every step moves forward, so the work is linear.
 
 const MAX_DEPTH = 8;
-const FENCE = /^ {0,3}(`{3,}|~{3,})\s*([^`]*)$/;
-const HEADING = /^ {0,3}(#{1,6})(?:[ \t]+|$)(.*)$/;
+const FENCE = /^ {0,3}(`{3,}|~{3,})([^`]*)$/;
+const HEADING = /^ {0,3}(#{1,6})(?:[ \t]+|$)(.*)$/s;
 const RULE = /^ {0,3}([-*_])(?:[ \t]*\1){2,}[ \t]*$/;
 const QUOTE = /^ {0,3}> ?/;
 const ITEM = /^( *)([-*+]|\d{1,9}[.)])(?:[ \t]+|$)/;
@@ -32,7 +32,7 @@ function readBlock(lines, at, depth) {
   if (match) return readFence(lines, at, match);
   match = HEADING.exec(line);
   if (match) {
-    const text = match[2].replace(/[ \t]+#+[ \t]*$/, "").trim();
+    const text = match[2].trim().replace(/(?:^|[ \t])#+$/, "").trim();
     return { block: { type: "heading", level: match[1].length, text }, end: at + 1 };
   }
   if (RULE.test(line)) return { block: { type: "rule" }, end: at + 1 };

@@ -5,6 +5,9 @@ import { element } from "../view/dom.js";
 const MAX_DEPTH = 8;
 const PROTOCOLS = new Set(["http:", "https:", "mailto:"]);
 const SPECIAL = /[\\`*_~[!<\n]|https?:\/\//g;
+const ADDRESS = "[^\\s<>\"`\\u200e\\u200f\\u202a-\\u202e\\u2066-\\u2069]{1,2000}"; // without marks of direction
+const ANGLE_ADDRESS = new RegExp(`^<([a-z]+:${ADDRESS})>`, "i");
+const BARE_ADDRESS = new RegExp(`^${ADDRESS}`);
 const PUNCTUATION = /[!-/:-@[-`{-~]/;
 const MARKS = { "**": "strong", "__": "strong", "*": "em", "_": "em", "~~": "del" };
 
@@ -157,7 +160,7 @@ class InlineReader {
 
   /** `<https://…>`; any other `<` is text. */
   readAngle(at) {
-    const match = /^<([a-z]+:[^\s<>]{1,2000})>/i.exec(this.text.slice(at, at + 2010));
+    const match = ANGLE_ADDRESS.exec(this.text.slice(at, at + 2010));
     const url = match && !this.inLink && safeUrl(match[1]);
     if (!url) return { literal: "<", end: at + 1 };
     return { node: anchor(url, match[1]), end: at + match[0].length };
@@ -165,7 +168,7 @@ class InlineReader {
 
   /** A bare address, without the punctuation that ends a sentence. */
   readAddress(at) {
-    const [found] = /^[^\s<>"`]{1,2000}/.exec(this.text.slice(at, at + 2000));
+    const [found] = BARE_ADDRESS.exec(this.text.slice(at, at + 2000));
     let address = found.replace(/[.,:;!?'*_~\]]+$/, "");
     while (address.endsWith(")") && !address.includes("(")) address = address.slice(0, -1);
     const url = this.inLink || (at > 0 && isWord(this.text[at - 1])) ? null : safeUrl(address);

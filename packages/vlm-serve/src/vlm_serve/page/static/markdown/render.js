@@ -43,7 +43,7 @@ function renderBlock(block) {
   switch (block.type) {
     case "heading":
       // the page has h1 for itself and h2 for its parts
-      return withInline(element(`h${Math.min(block.level + 2, 6)}`, { dir: "auto" }), block.text);
+      return directed(withInline(element(`h${Math.min(block.level + 2, 6)}`), block.text));
     case "rule":
       return element("hr");
     case "code":
@@ -55,13 +55,19 @@ function renderBlock(block) {
     case "table":
       return renderTable(block);
     default:
-      return withInline(element("p", { dir: "auto" }), block.text);
+      return directed(withInline(element("p"), block.text));
   }
 }
 
 function withInline(parent, text) {
   appendInline(parent, text);
   return parent;
+}
+
+/** `node`, in the direction of its text; set once it is complete, since the browser looks for it at each change. */
+function directed(node) {
+  node.dir = "auto";
+  return node;
 }
 
 function renderCode({ language, text }) {
@@ -78,12 +84,12 @@ function renderCode({ language, text }) {
 function renderList({ ordered, start, tight, items }) {
   const list = element(ordered ? "ol" : "ul", { start: ordered && start !== 1 ? String(start) : null });
   for (const blocks of items) {
-    const item = element("li", { dir: "auto" });
+    const item = element("li");
     for (const block of blocks) {
       if (tight && block.type === "paragraph") appendInline(item, block.text);
       else item.append(renderBlock(block));
     }
-    list.append(item);
+    list.append(directed(item));
   }
   return list;
 }

@@ -2,7 +2,7 @@
 
 import { acceptedTypes, FileError, prepareFile } from "../media/files.js";
 import { hasCamera, openCamera } from "../media/camera.js";
-import { byId } from "./dom.js";
+import { byId, shortText } from "./dom.js";
 import { attachmentItem } from "./files.js";
 import { notify } from "./notices.js";
 
@@ -104,8 +104,9 @@ export class Composer extends EventTarget {
           attachments.push({ file: prepared, url: URL.createObjectURL(prepared.blob) });
           this.#showFiles();
         } catch (error) {
-          if (!(error instanceof FileError)) throw error;
-          notify(error.message);
+          // any other error is told, too: a rejected promise would hold up all later files, and the question
+          notify(error instanceof FileError ? error.message : `“${shortText(file.name, 40)}” can't be attached.`);
+          if (!(error instanceof FileError)) console.error(error);
         }
       }
     });

@@ -4,7 +4,10 @@ import { byId, element, iconButton, textButton } from "./dom.js";
 
 const SHOWN_FOR = 9000;
 
-/** Show `text`, with a button if `action` is `{label, run}`; it stays while the pointer or the focus is on it. */
+/**
+ * Show `text`, with a button if `action` is `{label, run}`; it stays while the pointer or the focus is on it, and with
+ * `action.stays` until it is closed.
+ */
 export function notify(text, action = null) {
   const close = () => {
     clearTimeout(timer);
@@ -24,7 +27,7 @@ export function notify(text, action = null) {
   let timer = 0;
   const wait = () => {
     clearTimeout(timer);
-    timer = setTimeout(close, SHOWN_FOR);
+    if (!action?.stays) timer = setTimeout(close, SHOWN_FOR);
   };
   for (const type of ["pointerenter", "focusin"]) notice.addEventListener(type, () => clearTimeout(timer));
   for (const type of ["pointerleave", "focusout"]) notice.addEventListener(type, wait);
