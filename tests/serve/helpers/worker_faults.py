@@ -53,7 +53,8 @@ def _unpickled(*values):
         return prepare(self, request)
 
     def hanging_step(self, *arguments):
-        if any("hang in step" in str(answer.prepared.request.prompt) for answer in self.waiting):
+        answers = (*self.waiting, *self.reading, *self.live)
+        if any("hang in step" in str(answer.prepared.request.prompt) for answer in answers):
             _for_ever()
         return step(self, *arguments)
 
