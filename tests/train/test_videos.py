@@ -232,4 +232,4 @@ def test_videos_beside_tiles(video_spec):
     for size in (1, 2, 3, 8):
         settings = HeldOutQA.model_construct(max_new_tokens=4, batch_size=size)
         answers.append([answer.text for answer in ask(model.eval(), list(rows), processor, settings)])
-    assert answers[1:] == answers[:1] * 2
+    assert answers[1:] == answers[:1] * 3
