@@ -3,6 +3,7 @@
 import asyncio
 import os
 import signal
+import threading
 import time
 from types import SimpleNamespace
 
@@ -136,7 +137,7 @@ def test_a_worker_that_is_late_gets_requests_last(stalled, requests, chosen):
     workers = object.__new__(Workers)
     workers._closing = False
     workers.workers = [
-        SimpleNamespace(ready=True, stalled=seconds, tickets=range(count))
+        SimpleNamespace(ready=True, stalled=seconds, tickets=range(count), thread=threading.current_thread())
         for seconds, count in zip(stalled, requests, strict=True)
     ]
     assert asyncio.run(workers._least_loaded()) is workers.workers[chosen]

@@ -52,10 +52,11 @@ def _unpickled(*values):
             _for_ever()
         return prepare(self, request)
 
-    def hanging_step(self):
-        if any("hang in step" in str(answer.prepared.request.prompt) for answer in self.waiting):
+    def hanging_step(self, *arguments):
+        answers = (*self.waiting, *self.reading, *self.live)
+        if any("hang in step" in str(answer.prepared.request.prompt) for answer in answers):
             _for_ever()
-        return step(self)
+        return step(self, *arguments)
 
     Preparer.__call__, Scheduler.step = hanging_prepare, hanging_step
     return WorkerPlan(*plan)
