@@ -31,7 +31,10 @@ PREPARED = {"docs/reproduce.md": write_tree}
 """Pages whose commands need files that a reader downloads, and what writes them in small."""
 SLOW = (
     *PREPARED,
-    *(f"docs/{name}.md" for name in ("benchmarks", "data", "serving", "state", "transformers", "vision")),
+    *(
+        f"docs/{name}.md"
+        for name in ("benchmarks", "costs", "data", "serving", "state", "transformers", "vision")
+    ),
 )
 """Pages that train, or start many processes."""
 INSTALLS = re.compile(r"(?:(?:pip|apt) install .+|vlm-assemble --list|#.*|)")

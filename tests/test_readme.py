@@ -59,11 +59,13 @@ def test_the_main_job_is_the_quickstart():
     assert marked()["test"] == "uv run pytest\n"
 
 
+@pytest.mark.slow
 def test_state(assembled):
     run("state", assembled)
     assert (assembled / "runs/talk.state").stat().st_size < 2**20, "a few hundred kilobytes"
 
 
+@pytest.mark.slow
 def test_serve(assembled):
     """The command line's request, and the official client's while the server runs."""
     python = next(b for b in blocks(README) if b.language == "python" and "openai" in b.text)
@@ -85,6 +87,7 @@ def test_use(assembled):
         assert " ".join(line.split()) in " ".join(out.split()), line
 
 
+@pytest.mark.slow
 def test_own_pictures(folder):
     out = run("own", folder)
     assert "held-out accuracy" in out

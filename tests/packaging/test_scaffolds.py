@@ -55,6 +55,7 @@ def as_installed(packages: list[Path], folder: Path) -> dict[str, str]:
     return {"PYTHONPATH": ":".join(map(str, [folder, *(package / "src" for package in packages)]))}
 
 
+@pytest.mark.slow
 def test_each_passes_its_own_tests(written: dict[str, Path], tmp_path: Path) -> None:
     """All in one process; warnings are errors, as here."""
     env, folders = as_installed(list(written.values()), tmp_path / "site"), list(written.values())

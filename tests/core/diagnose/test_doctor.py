@@ -68,6 +68,7 @@ def test_values_stand_in_one_column():
     assert all(row[column - 2 : column] == "  " and row[column] != " " for row in rows)
 
 
+@pytest.mark.slow
 def test_kernels_and_their_cache(tmp_path):
     pytest.importorskip("numba")
     code, found, _ = examine(NUMBA_CACHE_DIR=str(tmp_path))
@@ -82,6 +83,7 @@ def test_kernels_and_their_cache(tmp_path):
     assert examine(NUMBA_CACHE_DIR=str(tmp_path))[1]["scan backends"]["kernels"] == "1 compiled"
 
 
+@pytest.mark.slow
 def test_a_cache_that_can_not_be_written(tmp_path):
     pytest.importorskip("numba")
     (tmp_path / "file").touch()
@@ -129,6 +131,7 @@ def test_a_forced_backend_that_is_missing():
     assert not any("used on" in value for value in found["scan backends"].values())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "hint"), [("nonsense", "numba, cuda, triton, mamba_ssm"), ("nunba", "did you mean 'numba'?")]
 )
@@ -196,6 +199,7 @@ def fake_modules(folder, *names):
     return {"PYTHONPATH": str(folder)}
 
 
+@pytest.mark.slow
 def test_kernels_that_are_missing_come_with_their_line():
     kernels = examine()[1]["kernels"]
     assert kernels["selective_scan_cuda"] == (

@@ -75,6 +75,7 @@ def test_a_killed_worker_fails_its_requests_and_is_started_again(workers):
     wait_for(lambda: workers.stats().get("slots_in_use") == 0)
 
 
+@pytest.mark.slow
 def test_a_worker_is_started_until_it_can_load_its_folder_again(tiny_folder, tmp_path, caplog):
     """A folder that is being written, or whose disk is away for a while, must not end a server for ever."""
     folder = tmp_path / "model"

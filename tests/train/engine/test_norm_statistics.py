@@ -45,6 +45,7 @@ def trained(run_spec, name, *overrides):
     return load_file(folder.path / "model" / "encoder" / "weights.safetensors"), folder
 
 
+@pytest.mark.slow
 def test_an_encoder_learns_and_its_statistics_stay_recomputed_or_not(run_spec):
     plain, first = trained(run_spec, "plain")
     again, second = trained(run_spec, "again", "train.activation_checkpointing=true")
@@ -152,6 +153,7 @@ def test_a_recomputed_layer_starts_from_the_same_buffers_and_keeps_nothing():
     assert all(torch.allclose(a, p.grad) for a, p in zip(grads[1], layers.parameters(), strict=True))
 
 
+@pytest.mark.slow
 def test_processes_agree_and_what_differs_is_named():
     """The second has no image in one step, whose passes count for nothing there."""
     first, second = ([json.loads(line) for line in lines[-2:]] for lines in run_ranks("statistics_script.py"))

@@ -11,6 +11,7 @@ from vlm_train.engine.trainer import StageTrainer
 from vlm_train.loss import SummedLoss
 
 
+@pytest.mark.slow
 def test_one_process_is_enough_to_leave_a_step_out_on_all():
     """Only the second process sees a bad number, in its loss or in its gradient alone."""
     first, second = (lines[-5:] for lines in run_ranks("ranks_script.py"))

@@ -147,6 +147,7 @@ def test_fp32_enters_no_autocast_region():
     assert isinstance(strategy.weights_cast_once(), nullcontext)
 
 
+@pytest.mark.slow
 def test_two_processes_with_ddp_agree_to_the_bit_with_casts_in_each_micro_batch():
     """DDP's hooks are on the fp32 weights, whose casts the micro-batches share."""
     first, second = (lines[-1:] for lines in run_ranks("casts_script.py"))

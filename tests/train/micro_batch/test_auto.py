@@ -29,6 +29,7 @@ def by_hand(number):
     return [f"train.stages.{i}.micro_batch_size={number}" for i in (0, 1)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("extra", [[], ["train.activation_checkpointing=true"], ["train.precision=bf16"]])
 def test_a_run_equals_one_with_the_number_written_by_hand(run_spec, monkeypatch, extra):
     """To the bit, with dropout: the trials change no weight, buffer, moment, gradient or random state."""

@@ -50,6 +50,7 @@ def sweep(monkeypatch, *args):
     return main.main()
 
 
+@pytest.mark.slow
 def test_a_failing_row_is_told_and_a_finished_one_left_alone(sweep_file, tmp_path, monkeypatch, capfd):
     """One row was run before, here; the other is a process of its own, as all are in the slow test below."""
     path = sweep_file()
