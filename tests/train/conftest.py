@@ -3,7 +3,6 @@
 import io
 import json
 import re
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -53,14 +52,18 @@ def known_estimates(monkeypatch):
 
 @pytest.fixture(autouse=True)
 def small_pictures(monkeypatch):
-    """Plots are made, but not drawn: each file holds noise. The tests of plots have a fixture that draws them."""
+    """PNG files of plots hold noise: drawing them takes longer than the runs. The tests of plots draw them."""
     from matplotlib.figure import Figure
 
     noise, png = np.random.default_rng(0).integers(0, 256, (32, 32, 3), np.uint8), io.BytesIO()
     Image.fromarray(noise).save(png, "png")
+    draw = Figure.savefig
 
-    def savefig(self, file, **options):
-        file.write(png.getvalue()) if hasattr(file, "write") else Path(file).write_bytes(png.getvalue())
+    def savefig(self, file, *args, **options):
+        if isinstance(file, io.BytesIO) and options.get("format", "png") == "png":
+            file.write(png.getvalue())
+        else:
+            draw(self, file, *args, **options)
 
     monkeypatch.setattr(Figure, "savefig", savefig)
 

@@ -115,7 +115,7 @@ def test_every_setting_has_an_option():
         (["--worker-timeout", "90000"], "expected seconds, above 0 and at most 86400"),
         (["--image-chunk", "0"], "expected a whole number"),
         (["--max-responses", "-1"], "expected a whole number from 0"),
-        (["--response-memory", "0"], "--response-memory: Input should be greater than or equal to 1"),
+        (["--response-memory", "0"], "--response-memory: expected at least 1, got 0"),
         (["--response-age", "0"], "expected seconds, above 0 and at most 31536000"),
         (["--allow-image-host", "http://a"], "expected a host, such as"),
         (["--allow-image-host", ""], "expected a host, such as"),

@@ -77,7 +77,7 @@ class StubApi:
                 await asyncio.sleep(0.02)
             for start in range(0, len(answer), 7):
                 yield _event({**head, "choices": [_choice({"content": answer[start : start + 7]})]})
-                await asyncio.sleep(0.01 if "paced" in question else 0)
+                await asyncio.sleep(0.1 if "paced" in question else 0)
             if "break" in question:
                 return
             if "crash" in question:

@@ -154,6 +154,6 @@ def test_the_sweeps_of_connectors_with_fewer_tokens_are_valid(monkeypatch):
     sweep = load("specs/ablations/reducers.yaml")
     connectors = [sweep.spec(row, 0)[0].connector.build(64, 64) for row in sweep.rows]
     assert [connector.num_tokens(8, 8) for connector in connectors] == [16] * 5  # 48 pixels in patches of 6
-    frames = load("specs/ablations/frame-reducers.yaml")
+    frames = load("specs/ablations/reducers-moving.yaml")
     connectors = [frames.spec(row, 0)[0].connector.build(64, 64) for row in frames.rows]
     assert [connector.num_tokens(3, 3) for connector in connectors] == [1] * 3
