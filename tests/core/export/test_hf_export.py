@@ -59,6 +59,8 @@ def test_the_exported_code_gives_our_logits(clean_folder, tmp_path, monkeypatch)
 
     import vlm_core.hf
 
+    for name in [name for name in sys.modules if name.split(".")[0] == "transformers_modules"]:
+        monkeypatch.delitem(sys.modules, name)  # of another test's folder
     monkeypatch.setattr(dynamic, "HF_MODULES_CACHE", str(tmp_path))
     monkeypatch.setattr(sys, "path", [*sys.path])
     take = dynamic.get_class_from_dynamic_module
