@@ -39,12 +39,12 @@ ESTIMATES = {}
 def known_estimates(monkeypatch):
     """Memory that was estimated for a warning before a run is not estimated again for an equal spec of other files."""
 
-    def estimate(spec, model, assumptions, **options):
+    def estimate(spec, model, assumptions, *, memory_only):
         shapes = tuple(tuple(parameter.shape) for parameter in model.parameters())
         anywhere = re.sub(r'"/[^"]*/', '"', spec.model_dump_json())
-        key = (anywhere, shapes, repr(assumptions), *options.items())
+        key = (anywhere, shapes, repr(assumptions), memory_only)
         if key not in ESTIMATES:
-            ESTIMATES[key] = estimate_costs(spec, model, assumptions, **options)
+            ESTIMATES[key] = estimate_costs(spec, model, assumptions, memory_only=memory_only)
         return ESTIMATES[key]
 
     monkeypatch.setattr(fit_warnings, "estimate_costs", estimate)
@@ -59,11 +59,11 @@ def small_pictures(monkeypatch):
     Image.fromarray(noise).save(png, "png")
     draw = Figure.savefig
 
-    def savefig(self, file, *args, **options):
-        if isinstance(file, io.BytesIO) and options.get("format", "png") == "png":
+    def savefig(self, file, *, format=None, dpi="figure", metadata=None):
+        if format == "png":
             file.write(png.getvalue())
         else:
-            draw(self, file, *args, **options)
+            draw(self, file, format=format, dpi=dpi, metadata=metadata)
 
     monkeypatch.setattr(Figure, "savefig", savefig)
 

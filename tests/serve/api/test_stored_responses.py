@@ -18,7 +18,7 @@ class Clock:
         return self.now
 
 
-def store_of(max_responses=10, max_bytes=10**6, max_age=1000.0, clock=None):
+def store_of(*, max_responses=10, max_bytes=10**6, max_age=1000.0, clock=None):
     return ResponseStore(max_responses, max_bytes, max_age, clock=clock or Clock())
 
 

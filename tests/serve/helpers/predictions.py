@@ -18,3 +18,9 @@ def answers(path):
     texts = {line["id"]: line["answer"] for line in lines}
     assert len(texts) == len(lines), "a row is answered twice"
     return texts
+
+
+def question_of(body):
+    """The text of the last message of a request."""
+    content = body["messages"][-1]["content"]
+    return content if isinstance(content, str) else content[-1]["text"]

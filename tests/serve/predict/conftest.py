@@ -4,7 +4,7 @@ import pytest
 from chat_stub import Stub, running
 from lively_model import save_lively
 from PIL import Image
-from predictions import write_rows
+from predictions import question_of, write_rows
 
 from vlm_serve.cli import predict
 
@@ -57,3 +57,10 @@ def command(folder, monkeypatch, capsys):
         return code, printed.out, printed.err
 
     return call
+
+
+@pytest.fixture
+def echo(stub):
+    """The stub answers with the beginning of the question."""
+    stub.answer = lambda body: f" {question_of(body)[:10]} "
+    return stub

@@ -12,17 +12,6 @@ from predictions import answers
 from vlm_core.io.atomic import append_lines
 
 
-def question_of(body):
-    content = body["messages"][-1]["content"]
-    return content if isinstance(content, str) else content[-1]["text"]
-
-
-@pytest.fixture
-def echo(stub):
-    stub.answer = lambda body: f" {question_of(body)[:10]} "
-    return stub
-
-
 @pytest.mark.parametrize("kill", [signal.SIGKILL, signal.SIGINT])
 def test_a_killed_command_loses_what_is_in_flight_alone(command, url, stub, echo, folder, kill):
     """Every whole line counts; a half-written one is dropped and asked again."""

@@ -5,21 +5,10 @@ import json
 import time
 
 import pytest
-from predictions import answers, read_lines, write_rows
+from predictions import answers, question_of, read_lines, write_rows
 from starlette.responses import JSONResponse
 
 from vlm_core.remote import Retries
-
-
-def question_of(body):
-    content = body["messages"][-1]["content"]
-    return content if isinstance(content, str) else content[-1]["text"]
-
-
-@pytest.fixture
-def echo(stub):
-    stub.answer = lambda body: f" {question_of(body)[:10]} "
-    return stub
 
 
 def test_rows_are_answered_in_their_order(command, url, echo, folder):

@@ -25,11 +25,12 @@ class Steps:
         self.preparer = Preparer(reader, settings.max_positions)
         self.scheduler = Scheduler(reader, self.preparer, settings, Batching(ROWS))
 
-    def answer(self, text, sampling=ENDLESS, owner="", **prompt):
-        return Answer(self.preparer(request(chat(text, **prompt), sampling, owner)), Receiver())
+    def answer(self, text, sampling=ENDLESS, owner="", before=()):
+        prompt = chat(text, before=before)
+        return Answer(self.preparer(request(prompt, sampling, owner)), Receiver())
 
-    def add(self, *args, **kwargs):
-        answer = self.answer(*args, **kwargs)
+    def add(self, text, sampling=ENDLESS, owner="", before=()):
+        answer = self.answer(text, sampling, owner, before)
         self.scheduler.add(answer)
         return answer.receiver
 
@@ -242,9 +243,9 @@ def test_small_groups_are_merged(steps):
 class TestCache:
     """States that were read before."""
 
-    def read(self, engine, text, owner="", **prompt):
+    def read(self, engine, text, owner="", before=()):
         """Positions that were cached, and those of the prompt."""
-        receiver = engine.add(text, GREEDY, owner, **prompt)
+        receiver = engine.add(text, GREEDY, owner, before)
         engine.run()
         (started,) = [event for event in receiver.events if isinstance(event, Started)]
         return started.cached_tokens, started.prompt_tokens, receiver.outcome.text

@@ -242,20 +242,17 @@ class MambaLM(LanguageModel):
         return buffers_of(self(x, segments=segments, state=state_of((conv, ssm)))[1])
 
     def state_from_tensors(self, tensors: Mapping[str, Tensor]) -> MambaState:
-        like = dict(
-            zip(
-                SSMState._fields, initial_buffers(self.blocks, 1, self.backbone.embedding.weight), strict=True
-            )
-        )
+        like = dict(zip(SSMState._fields, self._initial_buffers(1), strict=True))
         return state_of(list(check_state_tensors(tensors, like, batch_dim=1).values()))
 
     def join_states(self, states: Sequence[MambaState]) -> MambaState:
         return state_of([torch.cat(parts, dim=1) for parts in zip(*map(buffers_of, states), strict=True)])
 
     def decode_slots(self, count: int) -> MambaSlots:
-        return MambaSlots(
-            self._step_in_place, initial_buffers(self.blocks, count, self.backbone.embedding.weight)
-        )
+        return MambaSlots(self._step_in_place, self._initial_buffers(count))
+
+    def _initial_buffers(self, batch: int) -> Buffers:
+        return initial_buffers(self.blocks, batch, self.backbone.embedding.weight)
 
     def cuda_graph_decoder(self, state: MambaState, sampler: Sampler) -> CudaGraphDecoder | None:
         """A CUDA graph a token, captured once for a batch size and sampler; None without a GPU and Triton."""
@@ -278,7 +275,7 @@ class MambaLM(LanguageModel):
             hidden, _, _ = step(x, self._stack(mixers), conv, ssm, after)
             return self.logits(hidden[:, -1])
 
-        buffers = initial_buffers(self.blocks, batch, weight)
+        buffers = self._initial_buffers(batch)
         return CudaGraphDecoder(decode_token, sampler, buffers, self.vocab_size, weight.dtype, state_of)
 
     def output_projection(self) -> tuple[Tensor, Tensor | None] | None:
