@@ -76,15 +76,19 @@ def norm(width: int) -> None:
 
 
 @torch.no_grad()
-def layer(segmented: bool) -> None:
-    """A layer in bf16 as one operation with the state after it, and a token through two of them."""
-    mixers = [MambaMixer(40, 16, dt_rank=8).eval() for _ in range(2)]
+def layer(width: int, segmented: bool) -> None:
+    """A layer in bf16 as one operation with the state after it, and a token through two of them.
+
+    A width that 32 divides has a token in one launch.
+    """
+    mixers = [MambaMixer(width, 16, dt_rank=8).eval() for _ in range(2)]
     for mixer in mixers:
         cast_parameters(mixer, torch.bfloat16)
     segments = torch.arange(LENGTH).expand(2, LENGTH) // 20 - 1 if segmented else None
-    x = torch.randn(2, LENGTH, 40).bfloat16()
+    x = torch.randn(2, LENGTH, width).bfloat16()
     _, state = mixers[0](x, None if segments is None else boundaries_of(segments), None)
-    stack = MambaStack(mixers, [torch.ones(40).bfloat16()] * 2, torch.ones(40).bfloat16(), 1e-5)
+    norms = [torch.ones(width).bfloat16()] * 2
+    stack = MambaStack(mixers, norms, norms[0], 1e-5)
     if decode.can_fuse(x[:, :1], mixers):
         decode.fused_decode_step(x[:, :1], stack, [state.conv] * 2, [state.ssm] * 2)
 
@@ -98,8 +102,8 @@ def run_all() -> None:
         for states, dtype in itertools.product((8, 24, 64), (torch.bfloat16, torch.float32)):
             scan(1, 40, True, False, states, dtype)
         norm(72)
-        layer(False)
-        layer(True)
+        for width, segmented in itertools.product((40, 64), (False, True)):
+            layer(width, segmented)
     if DEVICE.type == "cuda":
         torch.cuda.synchronize()
 

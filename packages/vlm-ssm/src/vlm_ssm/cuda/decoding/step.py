@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from vlm_ssm.cuda.decoding import matvec
+from vlm_ssm.cuda.decoding import matvec, stack_step
 from vlm_ssm.cuda.decoding.dependent import launch_dependent
 from vlm_ssm.cuda.decoding.matvec import ADD, CONVOLVE, STORE, product
 from vlm_ssm.cuda.launch import is_usable, kernel
@@ -117,6 +117,8 @@ def fused_decode_step(
     mixers, norms, last_norm, eps = stack
     count, (B, M), first = len(mixers), (len(x), x.shape[-1]), mixers[0]
     convs, ssms, after = triton_decode.with_memory(x, count, convs, ssms, after)
+    if stack_step.covers(x, stack):
+        return stack_step.step(x, stack, convs, ssms, after), *after
     residual = x.reshape(B, M).float()
     low = x.new_empty(B, first.dt_rank + 2 * STATES)
     u, z, y = x.new_empty(3, B, first.d_inner).unbind()
