@@ -2,66 +2,67 @@
 
 from __future__ import annotations
 
-import ctypes
 import struct
 from collections.abc import Sequence
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
-from cuda.bindings import driver  # pyright: ignore[reportAttributeAccessIssue]
 from torch import Tensor
 
-from vlm_ssm.cuda.launch import Kernel, kernel, make_current
+from vlm_ssm.cuda.decoding.launches import launch_resident
+from vlm_ssm.cuda.launch import Kernel, kernel
 from vlm_ssm.mamba_layer import MambaLayer, MambaStack
 
-SEQUENCES = 16
+SEQUENCES, LAYERS = 16, 256
+"""At most. Addresses of all layers are arguments of the kernel, which may have 32,764 bytes."""
 WIDEST = 2560
-"""Columns of a stage of weights: the widest model."""
-STAGES = 200 * 1024
-"""Bytes of shared memory, at least, that hide the time between two products."""
-BLOCKS = 100
-"""Multiprocessors, at least: with fewer, a block's channels have no room."""
-MOST_LAYERS = 256
-"""Addresses of all layers are arguments of the kernel, which may have 32,764 bytes."""
-STATES, GROUP, COLUMNS, THREADS, TURNS, UNWRITTEN = 16, 8, 32, 384, 4, -1  # as in stack_sizes.cuh
+"""The widest model: a warp holds a share of a row in registers."""
+_CHUNK = 1280
+_STATES, _GROUP, _COLUMNS, _THREADS, _TURNS, _UNWRITTEN = 16, 8, 32, 384, 4, -1  # as in stack_sizes.cuh
 
 
-class Device:
-    """What the kernel needs to know of a GPU."""
+class Gpu(NamedTuple):
+    """Multiprocessors, and bytes of shared memory that a block may have."""
 
-    def __init__(self, index: int) -> None:
-        properties = torch.cuda.get_device_properties(index)
-        self.blocks: int = properties.multi_processor_count
-        self.shared: int = properties.shared_memory_per_block_optin
-        new = (properties.major, properties.minor) >= (9, 0)
-        self.capable = new and self.shared >= STAGES and self.blocks >= BLOCKS
+    blocks: int
+    shared: int
+
+    def why_too_small(self) -> str | None:
+        if self.blocks < 100 or self.shared < 200 * 1024:
+            return f"a GPU of {self.blocks} multiprocessors with {self.shared} bytes of shared memory"
+        return None
 
 
 @cache
-def device_of(index: int) -> Device:
-    return Device(index)
-
-
-def covers(x: Tensor, stack: MambaStack) -> bool:
-    """Whether the kernel computes a step x (B, 1, M) of layers that `step.why_not_covered` accepts."""
-    first, device = stack.mixers[0], device_of(x.device.index)
-    return (
-        device.capable
-        and len(x) <= SEQUENCES
-        and len(stack.mixers) <= MOST_LAYERS
-        and stack.last_norm is not None
-        and all(norm is not None for norm in stack.norms)
-        and all(_sizes(mixer) == _sizes(first) for mixer in stack.mixers)
-        and x.shape[-1] <= WIDEST >= first.d_inner / 2
-        and x.shape[-1] % COLUMNS == 0
-        and first.d_inner % (COLUMNS * -(-first.d_inner // WIDEST)) == 0
-        and (first.dt_rank + 2 * STATES) // GROUP <= device.blocks
-    )
+def gpu_of(device: int) -> Gpu | None:
+    """None before compute capability 9.0, which has bulk copies into shared memory."""
+    properties = torch.cuda.get_device_properties(device)
+    new = properties.major >= 9
+    return Gpu(properties.multi_processor_count, properties.shared_memory_per_block_optin) if new else None
 
 
 def _sizes(mixer: MambaLayer) -> tuple[int, int, int]:
     return mixer.d_inner, mixer.dt_rank, mixer.d_conv
+
+
+def why_not_covered(x: Tensor, stack: MambaStack) -> str | None:
+    """Why a step x (B, 1, M) of layers that `step.why_not_covered` accepts goes product by product, or None."""
+    gpu, (inner, rank, _) = gpu_of(x.device.index), _sizes(stack.mixers[0])
+    if gpu is None:
+        return "a GPU before compute capability 9.0"
+    if small := gpu.why_too_small():
+        return small
+    if stack.last_norm is None or any(norm is None for norm in stack.norms):
+        return "a layer without norms"
+    if any(_sizes(mixer) != _sizes(stack.mixers[0]) for mixer in stack.mixers) or len(stack.mixers) > LAYERS:
+        return f"layers of several sizes, or more than {LAYERS}"
+    widths = x.shape[-1], inner
+    if max(x.shape[-1], inner / 2) > WIDEST or any(n % (_COLUMNS * -(-n // _CHUNK)) for n in widths):
+        return f"widths of {x.shape[-1]} and {inner}"
+    if (rank + 2 * _STATES) // _GROUP > gpu.blocks or len(x) > SEQUENCES:
+        return f"a rank of {rank}, {len(x)} sequences"
+    return None
 
 
 def _addresses(mixer: MambaLayer, norm: Tensor, states: Sequence[Tensor]) -> list[int]:
@@ -76,59 +77,46 @@ def _addresses(mixer: MambaLayer, norm: Tensor, states: Sequence[Tensor]) -> lis
     return [0 if tensor is None else tensor.data_ptr() for tensor in tensors]
 
 
-def _kernel(x: Tensor, stack: MambaStack) -> Kernel:
-    device, (inner, rank, taps) = device_of(x.device.index), _sizes(stack.mixers[0])
-    sizes = {"M": x.shape[-1], "E": inner, "RANK": rank, "TAPS": taps, "LAYERS": len(stack.mixers)}
-    slots = 8 if len(x) <= 8 else SEQUENCES
-    return kernel("stack_step.cu", "stack_step", **sizes, SLOTS=slots, GRID=device.blocks, SHARED=device.shared)
+def _kernel(batch: int, width: int, stack: MambaStack, gpu: Gpu) -> Kernel:
+    inner, rank, taps = _sizes(stack.mixers[0])
+    sizes = {"M": width, "E": inner, "RANK": rank, "TAPS": taps, "LAYERS": len(stack.mixers)}
+    slots = 8 if batch <= 8 else SEQUENCES
+    return kernel("stack_step.cu", "stack_step", **sizes, SLOTS=slots, GRID=gpu.blocks, SHARED=gpu.shared)
 
 
 def _splits(inner: int, low: int, blocks: int) -> int:
     """SPLITS in stack_sizes.cuh: parts of the columns of x_proj, as many as there are blocks for."""
-    most, columns = blocks // (low // GROUP), inner // COLUMNS
+    most, columns = blocks // (low // _GROUP), inner // _COLUMNS
     return max(n for n in range(1, most + 1) if columns % n == 0)
 
 
 def step(
-    x: Tensor, stack: MambaStack, convs: Sequence[Tensor], ssms: Sequence[Tensor], after: tuple[Tensor, Tensor]
+    x: Tensor,
+    stack: MambaStack,
+    convs: Sequence[Tensor],
+    ssms: Sequence[Tensor],
+    after: tuple[Tensor, Tensor],
 ) -> Tensor:
-    """x (B, 1, M) -> (B, 1, M); states of each layer go from `convs` and `ssms` to `after`, maybe the same memory."""
-    (B, _, M), (E, *_), low = x.shape, _sizes(stack.mixers[0]), stack.mixers[0].dt_rank + 2 * STATES
-    splits, x = _splits(E, low, device_of(x.device.index).blocks), x.contiguous()
+    """x (B, 1, M) -> (B, 1, M). Check `why_not_covered` first.
+
+    The states of each layer go from `convs` and `ssms` to `after`, which may be the same memory.
+    """
+    (B, _, M), (E, rank, _), gpu = x.shape, _sizes(stack.mixers[0]), gpu_of(x.device.index)
+    assert gpu is not None
+    assert stack.last_norm is not None
+    x, low = x.contiguous(), rank + 2 * _STATES
     out = torch.empty_like(x)
     # of 4 bytes each: what blocks write for each other, and counters
-    sizes = [TURNS * B * n for n in (E // 2, E // 2, M, M // GROUP, splits * low)] + [4 * 32]
-    exchange = torch.full((sum(sizes),), UNWRITTEN, dtype=torch.int32, device=x.device).split(sizes)
-    assert stack.last_norm is not None
-    tensors = [x, stack.last_norm, out, *exchange]
-    (bits,) = struct.unpack("<I", struct.pack("<f", stack.eps))
-    numbers: list[int] = []
+    sizes = [_TURNS * B * n for n in (E // 2, E // 2, M, M // _GROUP, _splits(E, low, gpu.blocks) * low)] + [
+        4 * 32
+    ]
+    exchange = torch.full((sum(sizes),), _UNWRITTEN, dtype=torch.int32, device=x.device).split(sizes)
+    addresses = [tensor.data_ptr() for tensor in (x, stack.last_norm, out, *exchange)]
+    (eps,) = struct.unpack("<I", struct.pack("<f", stack.eps))
+    layers: list[int] = []
     for i, (mixer, norm) in enumerate(zip(stack.mixers, stack.norms, strict=True)):
         assert norm is not None
-        numbers += _addresses(mixer, norm, (convs[i], after[0][i], ssms[i], after[1][i]))
-    _launch(_kernel(x, stack), x.device.index, [[t.data_ptr() for t in tensors] + [B, bits], numbers])
+        layers += _addresses(mixer, norm, (convs[i], after[0][i], ssms[i], after[1][i]))
+    run = _kernel(B, M, stack, gpu)
+    launch_resident(run, gpu.blocks, _THREADS, gpu.shared, x.device.index, [[*addresses, B, eps], layers])
     return out
-
-
-def _launch(run: Kernel, device: int, arguments: list[list[int]]) -> None:
-    """One block on each multiprocessor, all at once, on torch's current stream."""
-    if torch.cuda.current_device() != device:
-        with torch.cuda.device(device):
-            return _launch(run, device, arguments)
-    blocks = [(ctypes.c_int64 * len(numbers))(*numbers) for numbers in arguments]
-    pointers = (ctypes.c_void_p * len(blocks))(*map(ctypes.addressof, blocks))
-    gpu = device_of(device)
-    config, attribute = driver.CUlaunchConfig(), driver.CUlaunchAttribute()
-    attribute.id = driver.CUlaunchAttributeID.CU_LAUNCH_ATTRIBUTE_COOPERATIVE
-    attribute.value.cooperative = 1
-    config.gridDimX, config.gridDimY, config.gridDimZ = gpu.blocks, 1, 1
-    config.blockDimX, config.blockDimY, config.blockDimZ = THREADS, 1, 1
-    config.sharedMemBytes, config.hStream = gpu.shared, torch._C._cuda_getCurrentRawStream(device)
-    config.attrs, config.numAttrs = [attribute], 1
-    function = run.function(device, gpu.shared)
-    (code,) = driver.cuLaunchKernelEx(config, function, ctypes.addressof(pointers), 0)
-    if code == driver.CUresult.CUDA_ERROR_INVALID_CONTEXT:  # a thread in which torch has run nothing yet
-        make_current(device)
-        (code,) = driver.cuLaunchKernelEx(config, function, ctypes.addressof(pointers), 0)
-    if int(code):
-        raise RuntimeError(f"{run.entry}: {code.name}")

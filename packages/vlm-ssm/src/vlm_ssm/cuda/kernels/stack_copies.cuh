@@ -1,6 +1,9 @@
 // The warp of stack_step.cu that copies what a layer reads from memory into a ring of stages, one after the other, as
 // far ahead as there is room. Nothing of it depends on what the kernel computes.
 
+// Stages on their way: enough for memory's full rate. With more, what blocks read of each other waits behind them.
+static constexpr int IN_FLIGHT = 2;
+
 struct Ring {
   int n = 0;  // stages that were begun
   u64 policy = policy_read_once();
@@ -9,6 +12,7 @@ struct Ring {
   DEVICE int begin(Shared& s, u32 bytes) {
     const int stage = n % STAGES;
     barrier_wait(&s.empty[stage], n / STAGES % 2 ^ 1);
+    if (n >= IN_FLIGHT) barrier_wait(&s.full[(n - IN_FLIGHT) % STAGES], (n - IN_FLIGHT) / STAGES % 2);
     if (warp_lane() == 0) barrier_expect(&s.full[stage], bytes);
     __syncwarp();
     ++n;
