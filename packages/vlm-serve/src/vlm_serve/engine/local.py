@@ -6,7 +6,7 @@ import asyncio
 import logging
 import threading
 from collections.abc import AsyncGenerator, Iterator, Mapping
-from contextlib import aclosing, contextmanager
+from contextlib import AbstractContextManager, aclosing, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -41,16 +41,11 @@ class LocalEngine:
         self, model: VLM, template: AnyTemplate, settings: EngineSettings | None = None, *, name: str = "vlm"
     ) -> None:
         self.settings = settings = settings or EngineSettings()
+        self._device = next(model.llm.parameters()).device
         self.cache = _cache(settings)
-        self.reader = PrefixReader(model, template, self.cache)
-        self.reader.prepare()
-        self.preparer = Preparer(self.reader, settings.max_positions, shared_cache=settings.shared_cache)
+        with self._current_device():
+            self.scheduler = self._scheduler(model, template)
         self._facts = _facts(model, template, name, settings.max_positions)
-        self.scheduler = Scheduler(self.reader, self.preparer, settings, Batching.of(model))
-        least = self.scheduler.costs.bytes(1)
-        if settings.state_bytes is not None and settings.state_bytes < least:
-            text = f"one answer's state has {least} bytes, the budget of all states {settings.state_bytes}"
-            raise UserError(f"{text}: --state-memory, or state_bytes, must be larger")
         self._tickets: set[Ticket] = set()
         self._unprepared: FairQueue[Ticket] = FairQueue()
         self._preparing = 0
@@ -83,6 +78,24 @@ class LocalEngine:
 
         model, spec = load(folder, dtype=dtype, device=device, trust_remote_code=trust_remote_code)
         return cls(model, spec.template, settings, name=spec.name)
+
+    def _scheduler(self, model: VLM, template: AnyTemplate) -> Scheduler:
+        """With everything that takes long at a first request."""
+        settings = self.settings
+        self.reader = PrefixReader(model, template, self.cache)
+        self.reader.prepare()
+        self.preparer = Preparer(self.reader, settings.max_positions, shared_cache=settings.shared_cache)
+        scheduler = Scheduler(self.reader, self.preparer, settings, Batching.of(model))
+        least = scheduler.costs.bytes(1)
+        if settings.state_bytes is not None and settings.state_bytes < least:
+            text = f"one answer's state has {least} bytes, the budget of all states {settings.state_bytes}"
+            raise UserError(f"{text}: --state-memory, or state_bytes, must be larger")
+        scheduler.prepare()
+        return scheduler
+
+    def _current_device(self) -> AbstractContextManager[Any]:
+        """Context in which kernels are launched on the model's device; threads have one each."""
+        return torch.cuda.device(self._device) if self._device.type == "cuda" else nullcontext()
 
     async def submit(self, request: GenerationRequest) -> AsyncGenerator[Event]:
         """As in `Engine`."""
@@ -127,6 +140,7 @@ class LocalEngine:
             "slots_in_use": scheduler.slots_in_use,
             "state_bytes": scheduler.state_bytes,
             "batch_rows": scheduler.batching.rows,
+            "decode_graphs": scheduler.decode_graphs,
             "requests_total": counters.requests,
             "requests_finished_total": counters.finished,
             "requests_failed_total": counters.failed,
@@ -222,6 +236,10 @@ class LocalEngine:
 
     def _run(self) -> None:
         """The decode thread."""
+        with self._current_device():
+            self._decode_requests()
+
+    def _decode_requests(self) -> None:
         worked = True
         while True:
             with self._decode:

@@ -10,19 +10,18 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from vlm_core.errors import UserError
 from vlm_core.generation.prefix_reader import PrefixReader
-from vlm_serve.engine.batching.answer import CRASHED, NOT_FINITE, Answer, Counters
-from vlm_serve.engine.batching.decode_groups import Batching, Group
+from vlm_core.generation.sampling import most_likely
+from vlm_serve.engine.batching.answer import CRASHED, Answer
+from vlm_serve.engine.batching.decode_groups import Batching, Group, Step, steps_are_graphs
 from vlm_serve.engine.batching.fair_queue import FairQueue
 from vlm_serve.engine.batching.kept_turns import KeptTurns
+from vlm_serve.engine.batching.outputs import Outputs
 from vlm_serve.engine.batching.state_costs import StateCosts
 from vlm_serve.engine.prepare import Preparer
-from vlm_serve.engine.request import Failed, Finished, Piece, Started, refusal
-from vlm_serve.engine.sampling.row_sampler import Choice
-from vlm_serve.engine.sampling.token_bytes import TokenNames
+from vlm_serve.engine.request import Failed, Started, refusal
 from vlm_serve.engine.settings import EngineSettings
 
 log = logging.getLogger(__name__)
@@ -37,12 +36,13 @@ class Scheduler:
         self.model, self.reader, self.preparer = reader.model, reader, preparer
         self.settings, self.batching = settings, batching
         self.costs = StateCosts.of(self.model)
-        self.names = TokenNames(preparer.tokenizer, preparer.grammars)
         self.waiting: FairQueue[Answer] = FairQueue(self._owners)
         self.reading: list[Answer] = []
         self.groups: list[Group[Answer]] = []
-        self.counters, self._turn = Counters(), 0
-        self.kept_turns = KeptTurns(preparer, settings)
+        self._spare: list[Group[Answer]] = []
+        self.kept_turns, self._turn = KeptTurns(preparer, settings), 0
+        self.outputs = Outputs(preparer, self.kept_turns)
+        self.counters = self.outputs.counters
 
     @property
     def live(self) -> list[Answer]:
@@ -69,25 +69,26 @@ class Scheduler:
         self.counters.requests += 1
         if budget is not None and answer.bytes > budget:
             text = f"prompt and answer need {answer.bytes} bytes of state; the server has {budget}"
-            self._fail(answer, Failed("refused", f"{text}: lower max_tokens, or shorten the prompt"))
+            self.outputs.fail(answer, Failed("refused", f"{text}: lower max_tokens, or shorten the prompt"))
             return
         self.waiting.put(prepared.request.owner, answer)
 
     def step(self, arriving: Callable[[], Iterable[Answer]] = tuple) -> bool:
         """Do a part of the work -> whether there was any; `arriving` returns who has come since its last call."""
         self._drop_cancelled()
+        self._merge_groups()
         self._admit()
         worked = self._read_parts(arriving)
         for group in list(self.groups):
             if group.members:
-                self._decode(group)
+                self._guarded(group, self._decode)
                 worked = True
         return worked or self.kept_turns.step()
 
     def fail_all(self, failure: Failed) -> None:
         """End every request."""
         for answer in [*self.waiting.remove_if(lambda _: True), *self.reading, *self.live]:
-            self._fail(answer, failure)
+            self.outputs.fail(answer, failure)
         self.reading, self.groups = [], []
 
     def _drop_cancelled(self) -> None:
@@ -97,7 +98,7 @@ class Scheduler:
         for group in list(self.groups):
             if leaving := [answer for answer in group.members if answer.receiver.cancelled]:
                 gone += leaving
-                self._leave(group, leaving)
+                group.change(leaving, [])
         self.counters.cancelled += len(gone)
 
     def _admit(self) -> None:
@@ -138,12 +139,13 @@ class Scheduler:
         try:
             return self._read(answer)
         except UserError as error:
-            self.reading.remove(answer)
-            self._fail(answer, refusal(error))
+            failure = refusal(error)
         except Exception:
             log.exception("request %s: reading its prompt failed", answer.prepared.request.id)
+            failure = CRASHED
+        if answer in self.reading:  # it may have failed while it was put among those that are decoded
             self.reading.remove(answer)
-            self._fail(answer, CRASHED)
+        self.outputs.fail(answer, failure)
         return self.settings.prefill_chunk
 
     def _is_being_read(self, answer: Answer) -> bool:
@@ -182,101 +184,88 @@ class Scheduler:
         logits, state = session.next_logits, session.state
         assert logits is not None
         assert state is not None
-        if self._choose([answer], logits):
+        size = len(self.preparer.tokenizer)
+        if self.outputs.choose(Step([answer], logits, lambda: most_likely(logits[:, :size]).tolist())):
             self._join(answer, state)
 
     def _join(self, answer: Answer, state: Any) -> None:
         group = next((group for group in self.groups if len(group.members) < group.rows), None)
         if group is None:
-            group = Group(self.model, self.batching, self.settings.slots)
+            group = self._spare.pop() if self._spare else self._new_group()
             self.groups.append(group)
         group.change([], [(answer, state)])
 
-    def _leave(self, group: Group[Answer], leaving: list[Answer]) -> None:
-        group.change(leaving, [])
-        others = [other for other in self.groups if other is not group]
-        roomy = [o for o in others if len(o.members) + len(group.members) <= o.rows]
-        if roomy:  # two groups take two steps
-            roomy[0].change([], [(answer, group.taken(answer)) for answer in group.members])
-            self.groups.remove(group)
+    def _new_group(self) -> Group[Answer]:
+        return Group(self.model, self.batching, self.settings.slots)
 
-    def _decode(self, group: Group[Answer]) -> None:
-        """One token of every member; an error ends these answers, and no others."""
-        members = list(group.members)
+    def prepare(self) -> None:
+        """Do before the first request what takes long: the graphs of a group are captured when it is made."""
+        if steps_are_graphs(self.model):
+            self._spare.append(self._new_group())
+
+    @property
+    def decode_graphs(self) -> int:
+        """CUDA graphs of the groups."""
+        return sum(group.graphs for group in (*self.groups, *self._spare))
+
+    def _merge_groups(self) -> None:
+        """Put the members of two groups into one where they fit: two groups take two steps."""
+        for group in list(self.groups):
+            others = [other for other in self.groups if other is not group]
+            for other in others:
+                if len(other.members) + len(group.members) <= other.rows:
+                    self._merge(group, other)
+                    break
+
+    def _merge(self, group: Group[Answer], other: Group[Answer]) -> None:
+        """Move all members of a group to another."""
+        if all(self._guarded(each, self._receive_running) for each in (group, other)):
+            moved = [(answer, group.taken(answer)) for answer in group.members]
+            other.change([], moved)
+            group.change([answer for answer, _ in moved], [])
+            self.groups.remove(group)
+            self._spare.append(group)
+
+    def _guarded(self, group: Group[Answer], work: Callable[[Group[Answer]], None]) -> bool:
+        """Work on a group -> whether it succeeded; an error ends its answers, and no others."""
         try:
             with torch.inference_mode():
-                logits = group.step([answer.tokens[-1] for answer in members])
-                going_on = self._choose(members, logits)
+                work(group)
         except Exception:
-            log.exception("decoding a group of %d answers failed", len(members))
+            log.exception("decoding a group of %d answers failed", len(group.members))
             self.groups.remove(group)
-            for answer in members:
-                self._fail(answer, CRASHED)
-            return
-        self.counters.decode_steps += 1
-        if len(going_on) < len(members):
-            self._leave(group, [answer for answer in members if answer not in going_on])
-
-    def _choose(self, answers: list[Answer], logits: Tensor) -> list[Answer]:
-        """The next token of each answer from logits (answers, V) -> those that go on."""
-        known = logits[:, : len(self.preparer.tokenizer)]
-        best = known.max(-1)
-        finite, largest = best.values.isfinite().tolist(), best.indices.tolist()
-        going_on = []
-        for i, answer in enumerate(answers):
-            try:
-                sampler = answer.prepared.sampler
-                if sampler.is_argmax:
-                    choice = Choice(largest[i] if finite[i] else -1)
-                    sampler.count(choice.token)
-                else:
-                    choice = sampler.choose(known[i])
-                if self._take(answer, choice):
-                    going_on.append(answer)
-            except UserError as error:
-                self._fail(answer, refusal(error))
-            except Exception:
-                log.exception("request %s: choosing a token failed", answer.prepared.request.id)
-                self._fail(answer, CRASHED)
-        return going_on
-
-    def _take(self, answer: Answer, choice: Choice) -> bool:
-        """Send what a token adds to an answer -> whether the answer goes on."""
-        prepared, token = answer.prepared, choice.token
-        if token < 0:
-            self._fail(answer, NOT_FINITE)
-            return False
-        if token in prepared.ends:
-            self._finish(answer, "stop")
-            return False
-        answer.tokens.append(token)
-        self.counters.generated_tokens += 1
-        if prepared.grammar is not None:
-            prepared.grammar.add(token)
-        logprobs = () if choice.logprob is None else (self.names.logprob(choice),)
-        self._show(answer, Piece(prepared.text.add(token), 1, logprobs))
-        if prepared.text.stopped or (prepared.grammar is not None and prepared.grammar.ended):
-            self._finish(answer, "stop")
-            return False
-        if len(answer.tokens) >= prepared.max_tokens:
-            self._finish(answer, "length")
+            for answer in group.members:
+                self.outputs.fail(answer, CRASHED)
             return False
         return True
 
-    def _show(self, answer: Answer, piece: Piece) -> None:
-        answer.shown.append(piece.text)
-        answer.receiver.send(piece)
+    def _decode(self, group: Group[Answer]) -> None:
+        """A step of a group, and the tokens of this step or, where steps run ahead, of the one before."""
+        ahead = group.runs_ahead and all(answer.prepared.sampler.is_argmax for answer in group.members)
+        if not ahead:
+            self._receive_running(group)
+        before, group.running = group.running, None
+        if not group.members:
+            return
+        unread = set() if before is None else set(before.members)
+        step = group.launch([None if answer in unread else answer.tokens[-1] for answer in group.members])
+        self.counters.decode_steps += 1
+        if not ahead:
+            self._receive(group, step)
+            return
+        group.running = step
+        if before is not None:
+            self._receive(group, before)
 
-    def _finish(self, answer: Answer, reason: Any) -> None:
-        text = answer.prepared.text
-        if rest := text.finish():
-            self._show(answer, Piece(rest, 0))
-        if text.stopped:
-            reason = "stop"
-        self.counters.finished += 1
-        answer.receiver.send(Finished(reason, len(answer.tokens)))
-        self.kept_turns.add(answer.prepared, "".join(answer.shown))
+    def _receive_running(self, group: Group[Answer]) -> None:
+        """The tokens of a step that was launched ahead."""
+        step, group.running = group.running, None
+        if step is not None:
+            self._receive(group, step)
 
-    def _fail(self, answer: Answer, failure: Failed) -> None:
-        self.counters.failed += 1
-        answer.receiver.send(failure)
+    def _receive(self, group: Group[Answer], step: Step[Answer]) -> None:
+        """The tokens of a step; who has ended leaves, and who has left since has no token."""
+        members = set(group.members)
+        going_on = set(self.outputs.choose(step, members))
+        leaving = [answer for answer in step.members if answer in members and answer not in going_on]
+        group.change(leaving, [])

@@ -1,0 +1,103 @@
+"""What the logits of a step add to answers: a token each, its text, and perhaps the end."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Container
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vlm_core.errors import UserError
+from vlm_serve.engine.batching.answer import CRASHED, NOT_FINITE, Answer, Counters
+from vlm_serve.engine.batching.decode_groups import Step
+from vlm_serve.engine.batching.kept_turns import KeptTurns
+from vlm_serve.engine.prepare import Preparer
+from vlm_serve.engine.request import Failed, Finished, Piece, refusal
+from vlm_serve.engine.sampling.row_sampler import Choice
+from vlm_serve.engine.sampling.token_bytes import TokenNames
+
+log = logging.getLogger(__name__)
+
+
+def on_host(logits: Tensor) -> Tensor:
+    """Logits (B, V) on the CPU, in one copy."""
+    if not logits.is_cuda:
+        return logits
+    host = torch.empty(logits.shape, dtype=logits.dtype, device="cpu", pin_memory=True)
+    return host.copy_(logits)
+
+
+class Outputs:
+    """Chooses tokens and sends what comes of them."""
+
+    def __init__(self, preparer: Preparer, kept_turns: KeptTurns) -> None:
+        self.tokenizer, self.kept_turns, self.counters = preparer.tokenizer, kept_turns, Counters()
+        self.names = TokenNames(preparer.tokenizer, preparer.grammars)
+
+    def choose(self, step: Step[Answer], among: Container[Answer] | None = None) -> list[Answer]:
+        """The next token of each member that is `among` those who wait for one -> those that go on."""
+        waiting = [(i, a) for i, a in enumerate(step.members) if among is None or a in among]
+        logits, best = None, step.read()
+        if not all(answer.prepared.sampler.is_argmax for _, answer in waiting):
+            logits = on_host(step.logits[:, : len(self.tokenizer)])
+        going_on = []
+        for i, answer in waiting:
+            try:
+                sampler = answer.prepared.sampler
+                if sampler.is_argmax:
+                    choice = Choice(best[i])
+                    sampler.count(choice.token)
+                else:
+                    assert logits is not None
+                    choice = sampler.choose(logits[i])
+                if self._take(answer, choice):
+                    going_on.append(answer)
+            except UserError as error:
+                self.fail(answer, refusal(error))
+            except Exception:
+                log.exception("request %s: choosing a token failed", answer.prepared.request.id)
+                self.fail(answer, CRASHED)
+        return going_on
+
+    def _take(self, answer: Answer, choice: Choice) -> bool:
+        """Send what a token adds to an answer -> whether the answer goes on."""
+        prepared, token = answer.prepared, choice.token
+        if token < 0:
+            self.fail(answer, NOT_FINITE)
+            return False
+        if token in prepared.ends:
+            self._finish(answer, "stop")
+            return False
+        answer.tokens.append(token)
+        self.counters.generated_tokens += 1
+        if prepared.grammar is not None:
+            prepared.grammar.add(token)
+        logprobs = () if choice.logprob is None else (self.names.logprob(choice),)
+        self._show(answer, Piece(prepared.text.add(token), 1, logprobs))
+        if prepared.text.stopped or (prepared.grammar is not None and prepared.grammar.ended):
+            self._finish(answer, "stop")
+            return False
+        if len(answer.tokens) >= prepared.max_tokens:
+            self._finish(answer, "length")
+            return False
+        return True
+
+    def _show(self, answer: Answer, piece: Piece) -> None:
+        answer.shown.append(piece.text)
+        answer.receiver.send(piece)
+
+    def _finish(self, answer: Answer, reason: Any) -> None:
+        text = answer.prepared.text
+        if rest := text.finish():
+            self._show(answer, Piece(rest, 0))
+        if text.stopped:
+            reason = "stop"
+        self.counters.finished += 1
+        answer.receiver.send(Finished(reason, len(answer.tokens)))
+        self.kept_turns.add(answer.prepared, "".join(answer.shown))
+
+    def fail(self, answer: Answer, failure: Failed) -> None:
+        self.counters.failed += 1
+        answer.receiver.send(failure)
