@@ -39,7 +39,6 @@ from perf.lib.serving import (
     warm,
 )
 from perf.lib.tables import number, ratio, table
-from perf.serve.load import transformers_peers
 
 from vlm_core.generation.generate import Session
 from vlm_core.generation.sampling import GenerationConfig
@@ -135,6 +134,8 @@ def contestants(options: Namespace, shape: tuple[int, int, int], tokens: int, st
     """What is measured besides the engine, by name."""
     if options.no_peer:
         return {}
+    from perf.serve.load import transformers_peers  # it needs transformers
+
     peers: Peers = {"`generate`": transformers_peers.generate(shape, CLIENTS, WORDS + 4, tokens)}
     if why_not := transformers_peers.why_not_served():
         print(why_not, file=sys.stderr)
