@@ -5,6 +5,7 @@ Without a GPU graphs are plain calls. With one, the whole engine runs on it.
 
 import asyncio
 import random
+from importlib.util import find_spec
 
 import pytest
 import torch
@@ -22,6 +23,7 @@ from vlm_serve.engine.settings import EngineSettings
 CUDA = torch.cuda.is_available()
 DEVICE = "cuda" if CUDA else "cpu"
 needs_gpu = pytest.mark.skipif(not CUDA, reason="needs a CUDA device")
+LOGPROBS = [None, None, None, 2] if find_spec("llguidance") else [None]  # it names tokens
 QUESTIONS = ["what color is the shape?", "red", "is there a circle? yes no " * 6, "a blue triangle " * 40]
 
 
@@ -136,7 +138,7 @@ def drawn_request(draw, name):
         temperature=draw.choice([0.0, 0.0, 0.0, 0.0, 0.9]),
         seed=draw.randrange(1000),
         stop=draw.choice([(), (), ("e",)]),
-        logprobs=draw.choice([None, None, None, None, 2]),
+        logprobs=draw.choice(LOGPROBS),
     )
     images = [image_file(draw.randrange(3)) for _ in range(draw.choice([0, 0, 1]))]
     return request(chat(draw.choice(QUESTIONS), *images), sampling, owner=draw.choice("ab"), name=name)
