@@ -51,6 +51,11 @@ class Receiver:
     def send(self, event):
         self.events.append(event)
 
+    hold = send
+
+    def flush(self):
+        pass
+
     def count(self, kind=Piece):
         return sum(isinstance(event, kind) for event in self.events)
 

@@ -29,7 +29,7 @@ from vlm_serve.engine.batching.scheduler import Scheduler
 from vlm_serve.engine.prepare import Preparer
 from vlm_serve.engine.request import Event, GenerationRequest, ModelFacts, refusal
 from vlm_serve.engine.settings import EngineSettings
-from vlm_serve.engine.ticket import CLOSING, FULL, Ticket, is_full
+from vlm_serve.engine.ticket import CLOSING, FULL, Outbox, Ticket, is_full
 
 log = logging.getLogger(__name__)
 
@@ -47,6 +47,7 @@ class LocalEngine:
             self.scheduler = self._scheduler(model, template)
         self._facts = _facts(model, template, name, settings.max_positions)
         self._tickets: set[Ticket] = set()
+        self._outbox: Outbox | None = None
         self._unprepared: FairQueue[Ticket] = FairQueue()
         self._preparing = 0
         self._prepared: list[Answer] = []
@@ -105,7 +106,9 @@ class LocalEngine:
         if is_full(self._waiting, self.settings.queue, request.owner, self._tickets):
             yield FULL
             return
-        ticket = Ticket(request)
+        if self._outbox is None or self._outbox.loop is not asyncio.get_running_loop():
+            self._outbox = Outbox()
+        ticket = Ticket(request, self._outbox)
         ticket.on_cancel = self._wake
         self._tickets.add(ticket)
         with self._work:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Container
+from collections.abc import Container, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -14,7 +15,7 @@ from vlm_serve.engine.batching.answer import CRASHED, NOT_FINITE, Answer, Counte
 from vlm_serve.engine.batching.decode_groups import Step
 from vlm_serve.engine.batching.kept_turns import KeptTurns
 from vlm_serve.engine.prepare import Preparer
-from vlm_serve.engine.request import Failed, Finished, Piece, refusal
+from vlm_serve.engine.request import Event, Failed, Finished, Piece, refusal
 from vlm_serve.engine.sampling.row_sampler import Choice
 from vlm_serve.engine.sampling.token_bytes import TokenNames
 
@@ -35,6 +36,7 @@ class Outputs:
     def __init__(self, preparer: Preparer, kept_turns: KeptTurns) -> None:
         self.tokenizer, self.kept_turns, self.counters = preparer.tokenizer, kept_turns, Counters()
         self.names = TokenNames(preparer.tokenizer, preparer.grammars)
+        self._held: list[tuple[Answer, Event]] | None = None
 
     def choose(self, step: Step[Answer], among: Container[Answer] | None = None) -> list[Answer]:
         """The next token of each member that is `among` those who wait for one -> those that go on."""
@@ -42,24 +44,43 @@ class Outputs:
         logits, best = None, step.read()
         if not all(answer.prepared.sampler.is_argmax for _, answer in waiting):
             logits = on_host(step.logits[:, : len(self.tokenizer)])
-        going_on = []
-        for i, answer in waiting:
-            try:
-                sampler = answer.prepared.sampler
-                if sampler.is_argmax:
-                    choice = Choice(best[i])
-                    sampler.count(choice.token)
-                else:
-                    assert logits is not None
-                    choice = sampler.choose(logits[i])
-                if self._take(answer, choice):
-                    going_on.append(answer)
-            except UserError as error:
-                self.fail(answer, refusal(error))
-            except Exception:
-                log.exception("request %s: choosing a token failed", answer.prepared.request.id)
-                self.fail(answer, CRASHED)
-        return going_on
+        with self._together():
+            return [a for i, a in waiting if self._goes_on(a, best[i], None if logits is None else logits[i])]
+
+    @contextmanager
+    def _together(self) -> Iterator[None]:
+        """Send the events of a step at its end, all at once: who receives them is woken for each time."""
+        self._held = held = []
+        try:
+            yield
+        finally:
+            self._held = None
+            for answer, event in held:
+                answer.receiver.hold(event)
+            for answer, _ in held:
+                answer.receiver.flush()
+
+    def _send(self, answer: Answer, event: Event) -> None:
+        if self._held is None:
+            answer.receiver.send(event)
+        else:
+            self._held.append((answer, event))
+
+    def _goes_on(self, answer: Answer, best: int, logits: Tensor | None) -> bool:
+        """Choose a token, from logits (V,) unless it is the most likely one -> whether the answer goes on."""
+        try:
+            sampler = answer.prepared.sampler
+            if sampler.is_argmax:
+                sampler.count(best)
+                return self._take(answer, Choice(best))
+            assert logits is not None
+            return self._take(answer, sampler.choose(logits))
+        except UserError as error:
+            self.fail(answer, refusal(error))
+        except Exception:
+            log.exception("request %s: choosing a token failed", answer.prepared.request.id)
+            self.fail(answer, CRASHED)
+        return False
 
     def _take(self, answer: Answer, choice: Choice) -> bool:
         """Send what a token adds to an answer -> whether the answer goes on."""
@@ -86,7 +107,7 @@ class Outputs:
 
     def _show(self, answer: Answer, piece: Piece) -> None:
         answer.shown.append(piece.text)
-        answer.receiver.send(piece)
+        self._send(answer, piece)
 
     def _finish(self, answer: Answer, reason: Any) -> None:
         text = answer.prepared.text
@@ -95,9 +116,9 @@ class Outputs:
         if text.stopped:
             reason = "stop"
         self.counters.finished += 1
-        answer.receiver.send(Finished(reason, len(answer.tokens)))
+        self._send(answer, Finished(reason, len(answer.tokens)))
         self.kept_turns.add(answer.prepared, "".join(answer.shown))
 
     def fail(self, answer: Answer, failure: Failed) -> None:
         self.counters.failed += 1
-        answer.receiver.send(failure)
+        self._send(answer, failure)

@@ -75,19 +75,9 @@ class RowSampler:
         bias = dict(params.logit_bias)
         self._biased = torch.tensor(list(bias), dtype=torch.long)
         self._bias = torch.tensor(list(bias.values()), dtype=torch.float32)
-
-    @property
-    def is_argmax(self) -> bool:
+        is_plain = constraint is None and self._counts is None and self._seen is None and not bias
+        self.is_argmax = is_plain and params.temperature == 0 and params.logprobs is None
         """Whether the choice is the largest logit, and nothing else is asked for."""
-        params = self.params
-        return (
-            params.temperature == 0
-            and params.logprobs is None
-            and self.constraint is None
-            and self._counts is None
-            and self._seen is None
-            and not len(self._bias)
-        )
 
     def choose(self, logits: Tensor) -> Choice:
         """The next id from logits (V,), which are not modified."""
