@@ -10,7 +10,7 @@ from vlm_core.model import VLM
 from vlm_core.numerics.cuda_graphs import Captured
 from vlm_llms.mamba.mamba import MambaLM
 from vlm_llms.tokenizer.tokenizer import train_bpe
-from vlm_serve.engine.batching import decode_groups, graph_steps
+from vlm_serve.engine.batching import decode_groups, graph_steps, scheduler
 
 TEXTS = ["what color is the shape? red", "is there a circle? yes no", "a blue triangle on a white ground"]
 SIDE, PATCH, WIDTH = 32, 16, 64
@@ -62,5 +62,6 @@ def plain_captures(monkeypatch):
         return Captured(replay, outputs, "pool")
 
     monkeypatch.setattr(graph_steps, "capture", capture)
-    monkeypatch.setattr(decode_groups, "steps_are_graphs", lambda _: True)
+    for module in (decode_groups, scheduler):
+        monkeypatch.setattr(module, "steps_are_graphs", lambda _: True)
     return captured

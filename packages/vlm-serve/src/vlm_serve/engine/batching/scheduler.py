@@ -25,6 +25,8 @@ from vlm_serve.engine.request import Failed, Started, refusal
 from vlm_serve.engine.settings import EngineSettings
 
 log = logging.getLogger(__name__)
+PART, LONGEST_PART = 32, 1024
+"""Lengths of parts of prompts that are captured before the first request: multiples, and the longest."""
 
 
 class Scheduler:
@@ -35,7 +37,7 @@ class Scheduler:
     ) -> None:
         self.model, self.reader, self.preparer = reader.model, reader, preparer
         self.settings, self.batching = settings, batching
-        self.costs = StateCosts.of(self.model)
+        self.costs, self.state_budget = StateCosts.of(self.model), settings.state_bytes
         self.waiting: FairQueue[Answer] = FairQueue(self._owners)
         self.reading: list[Answer] = []
         self.groups: list[Group[Answer]] = []
@@ -65,7 +67,7 @@ class Scheduler:
     def add(self, answer: Answer) -> None:
         """Let an answer wait for a slot; one that no slot can hold fails at once."""
         prepared = answer.prepared
-        answer.bytes, budget = self.costs.bytes(prepared.positions), self.settings.state_bytes
+        answer.bytes, budget = self.costs.bytes(prepared.positions), self.state_budget
         self.counters.requests += 1
         if budget is not None and answer.bytes > budget:
             text = f"prompt and answer need {answer.bytes} bytes of state; the server has {budget}"
@@ -104,7 +106,7 @@ class Scheduler:
     def _admit(self) -> None:
         """Give free slots to those who wait, in turn; nobody overtakes one whose state has no room yet."""
         while self.slots_in_use < self.settings.slots and (first := self.waiting.first()):
-            budget = self.settings.state_bytes
+            budget = self.state_budget
             if budget is not None and self.state_bytes + first.bytes > budget:
                 return
             answer = self.waiting.take()
@@ -198,10 +200,17 @@ class Scheduler:
     def _new_group(self) -> Group[Answer]:
         return Group(self.model, self.batching, self.settings.slots)
 
+    @torch.inference_mode()
     def prepare(self) -> None:
-        """Do before the first request what takes long: the graphs of a group are captured when it is made."""
-        if steps_are_graphs(self.model):
-            self._spare.append(self._new_group())
+        """Capture on a GPU, before the first request, the graphs of a group and those of parts of prompts."""
+        if not steps_are_graphs(self.model) or self.model.llm.decode_slots(1) is None:
+            return
+        self._spare.append(self._new_group())
+        weight = next(self.model.llm.parameters())
+        for length in range(PART, min(self.settings.prefill_chunk, LONGEST_PART) + 1, PART):
+            x = weight.new_zeros(1, length, self.model.llm.dim)
+            for _ in range(2):  # a graph is captured at its second call
+                self.model.prefill(x)
 
     @property
     def decode_graphs(self) -> int:
