@@ -17,7 +17,9 @@ CONSTANT, GROWING = StateCosts(20 * MIB), StateCosts(0, 2**10)
 
 
 def budget(costs, free, **settings):
-    return gpu.state_budget(EngineSettings(**{"slots": 16, "cache_bytes": 100 * MIB, **settings}), costs, free)
+    return gpu.state_budget(
+        EngineSettings(**{"slots": 16, "cache_bytes": 100 * MIB, **settings}), costs, free
+    )
 
 
 def test_a_budget_is_that_of_the_settings():

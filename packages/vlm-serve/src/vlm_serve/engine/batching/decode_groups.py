@@ -18,6 +18,7 @@ from vlm_core.interfaces import State
 from vlm_core.model import VLM
 from vlm_core.numerics.low_precision_matmul import upcast_matmul
 from vlm_serve.engine.batching.graph_steps import GraphSteps, sizes
+from vlm_serve.engine.sampling.group_draws import Draw
 
 ROWS = 16
 """Sequences of a group: the fused CPU step of Mamba layers takes as many."""
@@ -82,7 +83,8 @@ class Step(Generic[T]):
     members: list[T]
     logits: Tensor
     read: Callable[[], list[int]]
-    """Waits for the most likely of the tokenizer's ids, -1 for a member whose logits are not finite."""
+    """Waits for the most likely of the tokenizer's ids, or those drawn; -1 if a member's logits are not finite."""
+    draws: Sequence[Draw | None] = ()
 
 
 class Group(Generic[T]):
@@ -147,11 +149,14 @@ class Group(Generic[T]):
         return self.launch(ids).logits
 
     @torch.inference_mode()
-    def launch(self, ids: Sequence[int | None]) -> Step[T]:
-        """Process an id of each member; None: the most likely of the last step. After an error states are of no use."""
+    def launch(self, ids: Sequence[int | None], draws: Sequence[Draw | None] = ()) -> Step[T]:
+        """Process an id of each member; None: that of the last step. After an error states are of no use.
+
+        `draws` are for a group on a GPU alone.
+        """
         if self._graphs is not None:
             known = {slot: token for slot, token in enumerate(ids) if token is not None}
-            return Step(list(self.members), *self._graphs.launch(len(ids), known))
+            return Step(list(self.members), *self._graphs.launch(len(ids), known, draws), draws=draws)
         assert None not in ids, "only a GPU keeps its ids"
         llm = self.model.llm
         count = self.rows if self.batching.padded else len(ids)

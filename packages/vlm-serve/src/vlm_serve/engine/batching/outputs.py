@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Container, Iterator
+from collections.abc import Container, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -41,11 +41,16 @@ class Outputs:
     def choose(self, step: Step[Answer], among: Container[Answer] | None = None) -> list[Answer]:
         """The next token of each member that is `among` those who wait for one -> those that go on."""
         waiting = [(i, a) for i, a in enumerate(step.members) if among is None or a in among]
-        logits, best = None, step.read()
-        if not all(answer.prepared.sampler.is_argmax for _, answer in waiting):
-            logits = on_host(step.logits[:, : len(self.tokenizer)])
+        chosen: list[int | None] = [*step.read()]
+        for i, answer in waiting:
+            sampler = answer.prepared.sampler
+            if not (sampler.is_argmax or (sampler.is_draw and step.draws)):
+                chosen[i] = None
+        logits: Sequence[Tensor | None] = [None] * len(chosen)
+        if None in chosen:
+            logits = on_host(step.logits[:, : len(self.tokenizer)]).unbind()
         with self._together():
-            return [a for i, a in waiting if self._goes_on(a, best[i], None if logits is None else logits[i])]
+            return [a for i, a in waiting if self._goes_on(a, chosen[i], logits[i])]
 
     @contextmanager
     def _together(self) -> Iterator[None]:
@@ -66,15 +71,15 @@ class Outputs:
         else:
             self._held.append((answer, event))
 
-    def _goes_on(self, answer: Answer, best: int, logits: Tensor | None) -> bool:
-        """Choose a token, from logits (V,) unless it is the most likely one -> whether the answer goes on."""
+    def _goes_on(self, answer: Answer, chosen: int | None, logits: Tensor | None) -> bool:
+        """Take the chosen token, or choose one from logits (V,) -> whether the answer goes on."""
         try:
             sampler = answer.prepared.sampler
-            if sampler.is_argmax:
-                sampler.count(best)
-                return self._take(answer, Choice(best))
-            assert logits is not None
-            return self._take(answer, sampler.choose(logits))
+            if chosen is None:
+                assert logits is not None
+                return self._take(answer, sampler.choose(logits))
+            sampler.count(chosen)
+            return self._take(answer, Choice(chosen))
         except UserError as error:
             self.fail(answer, refusal(error))
         except Exception:

@@ -250,14 +250,17 @@ class Scheduler:
 
     def _decode(self, group: Group[Answer]) -> None:
         """A step of a group, and the tokens of this step or, where steps run ahead, of the one before."""
-        ahead = group.runs_ahead and all(answer.prepared.sampler.is_argmax for answer in group.members)
+        ahead = group.runs_ahead and all(answer.prepared.sampler.needs_no_host for answer in group.members)
         if not ahead:
             self._receive_running(group)
         before, group.running = group.running, None
         if not group.members:
             return
         unread = set() if before is None else set(before.members)
-        step = group.launch([None if answer in unread else answer.tokens[-1] for answer in group.members])
+        ids = [None if answer in unread else answer.tokens[-1] for answer in group.members]
+        samplers = [(answer.prepared.sampler, answer in unread) for answer in group.members]
+        draws = [sampler.draw(ahead=is_unread) for sampler, is_unread in samplers] if group.runs_ahead else []
+        step = group.launch(ids, draws)
         self.counters.decode_steps += 1
         if not ahead:
             self._receive(group, step)
