@@ -4,8 +4,9 @@
 
 A Mamba of the shapes 130M and 2.8B, random weights in bf16. `fixed batch`, `engine` and the time to the first token are
 those of `perf.serve.throughput`. `step`: of an engine with 16 endless answers and no arrivals, by the clock; `graph`:
-of the CUDA graph of such a step alone, by the GPU's clock: what is above it is the host's. `sampled`: such a step where
-every answer is drawn at temperature 1 on the host. Without a GPU it runs on the CPU, to see that it runs.
+of the CUDA graph of such a step alone, by the GPU's clock: what is above it is the host's. `drawn`: such a step where
+every answer is drawn at temperature 1, on the GPU; `top_p`: with top_p 0.9, on the host. Without a GPU all runs on the
+CPU, to see that it works.
 """
 
 from __future__ import annotations
@@ -37,11 +38,14 @@ SMOKE: Shape = (32, 2, 50280)
 TOKENS, REQUESTS, STEPS = 96, 8, 150
 
 
-def step_seconds(model: VLM, temperature: float, steps: int) -> tuple[float, float]:
-    """Seconds of a step while all clients are answered, by the clock, and of the process's threads."""
+def step_seconds(model: VLM, steps: int, **chosen_by: float) -> tuple[float, float]:
+    """Seconds of a step while all clients are answered, by the clock, and of processor time.
+
+    `chosen_by`: of `SamplingParams`.
+    """
     engine, draw = engine_of(model, EngineSettings(slots=CLIENTS, cache_bytes=0)), random.Random(4)
     tokens = steps + 4 * CLIENTS
-    sampling = SamplingParams(max_tokens=tokens, temperature=temperature)
+    sampling = SamplingParams(max_tokens=tokens, **chosen_by)  # pyright: ignore[reportArgumentType]
     counters, marks = engine.scheduler.counters, []
 
     async def watch() -> None:
@@ -87,15 +91,16 @@ def measured(name: str, model: VLM, options: Namespace) -> list[str]:
     batch = Rate(*map(statistics.mean, zip(*batches, strict=True)))
     waits = [record.first_token[0] / alone for record in records]
     steps = 16 if options.smoke else STEPS
-    (graph, graphs), (step, host) = graph_seconds(model), step_seconds(model, 0.0, steps)
-    sampled, _ = step_seconds(model, 1.0, steps // 3)
+    (graph, graphs), (step, host) = graph_seconds(model), step_seconds(model, steps, temperature=0.0)
+    drawn, _ = step_seconds(model, steps, temperature=1.0)
+    nucleus, _ = step_seconds(model, steps // 3, temperature=1.0, top_p=0.9)
     return [
         name,
         ratio(rate.by_clock / batch.by_clock),
         *(number(one.by_clock) for one in (rate, batch)),
         *(f"{percentile(waits, share):.2f}" for share in (0.5, 0.99)),
         number(1000 * alone),
-        *(f"{1000 * seconds:.3f}" for seconds in (graph, step, host, sampled)),
+        *(f"{1000 * seconds:.3f}" for seconds in (graph, step, host, drawn, nucleus)),
         ratio(graph / step),
         str(graphs),
         f"{read:.2f}",
@@ -130,8 +135,8 @@ def main() -> None:
         print(gpu.gpu(), flush=True)
     columns = ["shape", "engine / fixed batch", "engine, tokens/s", "fixed batch, tokens/s"]
     columns += ["first token, 50%, prefills", "first token, 99%, prefills", "a prefill, ms"]
-    columns += ["graph, ms", "step, ms", "processor time of a step, ms", "sampled step, ms", "graph / step"]
-    columns += ["graphs", "positions read for a token", "requests", "load"]
+    columns += ["graph, ms", "step, ms", "processor time of a step, ms", "drawn, ms", "top_p, ms"]
+    columns += ["graph / step", "graphs", "positions read for a token", "requests", "load"]
     table("16 live requests on a GPU", columns, rows(options))
 
 

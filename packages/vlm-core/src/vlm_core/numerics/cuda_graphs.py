@@ -24,9 +24,9 @@ Function = Callable[..., Tensors]
 
 
 def usable(*inputs: Tensor) -> bool:
-    """Whether calls on these can be graphs at all: on a CUDA device, without gradients, autocast and tracing."""
+    """Whether calls on these can be graphs at all: on the current CUDA device, without gradients, autocast, tracing."""
     return (
-        all(t.is_cuda for t in inputs)
+        all(t.is_cuda and t.device.index == torch.cuda.current_device() for t in inputs)
         and not torch.is_grad_enabled()
         and not torch.compiler.is_compiling()
         and not torch.is_autocast_enabled("cuda")
