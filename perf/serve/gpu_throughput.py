@@ -22,10 +22,10 @@ from collections.abc import Iterator
 import torch
 from perf.lib import gpu
 from perf.lib.common import parser
-from perf.lib.gpu_serving import Shape, gpu_model
 from perf.lib.serving import Rate, chat_request, closed, engine_of, load, percentile, question, recorded, warm
 from perf.lib.tables import number, ratio, table
 from perf.serve import throughput
+from perf.serve.load.gpu_model import Shape, gpu_model
 from perf.serve.throughput import CLIENTS, WORDS, fixed_batch, live, prefill
 
 from vlm_core.model import VLM

@@ -220,8 +220,8 @@ def test_weights_that_move_are_captured_again(captured, monkeypatch):
     for one in (group, calls):
         one.change([], [(0, states[0])])
     assert group.graphs == 2
-    with torch.no_grad():
-        model.llm.backbone.embedding.weight = torch.nn.Parameter(model.llm.backbone.embedding.weight * 2)
+    embedding = model.llm.get_submodule("backbone.embedding")
+    embedding.weight = torch.nn.Parameter(embedding.get_parameter("weight").detach() * 2)
     for one in (group, calls):
         one.change([], [(1, states[1])])
     assert group.graphs == 0

@@ -17,7 +17,7 @@ from vlm_core.model import VLM
 from vlm_core.states.cache import StateCache
 from vlm_core.states.disk_cache import DiskCache
 from vlm_core.text.template import AnyTemplate
-from vlm_serve.engine import gpu
+from vlm_serve.engine.batching import gpu
 from vlm_serve.engine.batching.answer import CRASHED, Answer
 from vlm_serve.engine.batching.decode_groups import Batching
 from vlm_serve.engine.batching.fair_queue import FairQueue

@@ -6,7 +6,8 @@ import pytest
 from engine_cases import answered, chat, request
 
 from vlm_core.errors import UserError
-from vlm_serve.engine import gpu, local
+from vlm_serve.engine import local
+from vlm_serve.engine.batching import gpu
 from vlm_serve.engine.batching.answer import CRASHED
 from vlm_serve.engine.batching.state_costs import StateCosts
 from vlm_serve.engine.request import Failed, Finished
