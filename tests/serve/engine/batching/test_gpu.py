@@ -6,7 +6,6 @@ import pytest
 from engine_cases import answered, chat, request
 
 from vlm_core.errors import UserError
-from vlm_serve.engine import local
 from vlm_serve.engine.batching import gpu
 from vlm_serve.engine.batching.answer import CRASHED
 from vlm_serve.engine.batching.state_costs import StateCosts
@@ -69,7 +68,7 @@ def test_a_gpu_that_answers_no_more_fails_every_request(engine_of, monkeypatch):
     (sound,) = answered(engine, asked[0])
     assert isinstance(sound.last, Finished)
 
-    monkeypatch.setattr(local.gpu, "is_lost", lambda _: True)
+    monkeypatch.setattr(gpu, "is_lost", lambda _: True)
     monkeypatch.setattr(engine.scheduler.reader, "steps", lambda *_: iter(fault, None))
     assert [one.last for one in answered(engine, *asked)] == [CRASHED] * 3
     assert engine.lost
