@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable
+from heapq import nsmallest
 from typing import Any
 
 import torch
@@ -219,12 +220,11 @@ class Scheduler:
 
     def _merge_groups(self) -> None:
         """Put the members of two groups into one where they fit: two groups take two steps."""
-        for group in list(self.groups):
-            others = [other for other in self.groups if other is not group]
-            for other in others:
-                if len(other.members) + len(group.members) <= other.rows:
-                    self._merge(group, other)
-                    break
+        while len(self.groups) > 1:
+            group, other = nsmallest(2, self.groups, key=lambda group: len(group.members))
+            if len(group.members) + len(other.members) > other.rows:
+                return
+            self._merge(group, other)
 
     def _merge(self, group: Group[Answer], other: Group[Answer]) -> None:
         """Move all members of a group to another."""
