@@ -36,6 +36,8 @@ from vlm_serve.engine.settings import EngineSettings
 SHAPES: dict[str, Shape] = {"130M": (768, 24, 50280), "2.8B": (2560, 64, 50280)}
 SMOKE: Shape = (32, 2, 50280)
 TOKENS, REQUESTS, STEPS = 96, 8, 150
+REST = 0.01
+"""Time between an answer and the client's next request, in answers."""
 
 
 def step_seconds(model: VLM, steps: int, **chosen_by: float) -> tuple[float, float]:
@@ -86,7 +88,8 @@ def measured(name: str, model: VLM, options: Namespace) -> list[str]:
     tokens = 8 if options.smoke else TOKENS
     alone = prefill(model, tokens)[0]
     batches = [fixed_batch(model, tokens)]
-    rate, read, records = live(model, tokens)
+    answer = CLIENTS * tokens / batches[0].by_clock
+    rate, read, records = live(model, tokens, REST * answer)
     batches.append(fixed_batch(model, tokens))
     batch = Rate(*map(statistics.mean, zip(*batches, strict=True)))
     waits = [record.first_token[0] / alone for record in records]

@@ -77,8 +77,11 @@ def asked(draw: random.Random, tokens: int) -> GenerationRequest:
     return chat_request(question(draw, draw.randint(WORDS // 2, WORDS + WORDS // 2)), sampling)
 
 
-def live(model: VLM, tokens: int) -> tuple[Rate, float, list[Record]]:
-    """(rate while all clients have a request, positions read for a token, the requests after each client's first)."""
+def live(model: VLM, tokens: int, rest: float = 0.05) -> tuple[Rate, float, list[Record]]:
+    """(rate while all clients have a request, positions read for a token, the requests after each client's first).
+
+    `rest`: seconds between an answer and the client's next request, on average.
+    """
     engine, records, arrivals = (
         engine_of(model, EngineSettings(slots=CLIENTS, cache_bytes=0)),
         [],
@@ -97,7 +100,7 @@ def live(model: VLM, tokens: int) -> tuple[Rate, float, list[Record]]:
             record = await recorded(engine, asked(draw, tokens))
             records.extend([record] if turn else [])
             mark()
-            await asyncio.sleep(draw.expovariate(20))
+            await asyncio.sleep(draw.expovariate(1 / rest))
 
     pause, _ = prefill(model, tokens, 1)
 
