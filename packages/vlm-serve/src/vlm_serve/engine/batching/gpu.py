@@ -9,10 +9,13 @@ from typing import Any
 import torch
 
 from vlm_core.errors import UserError
+from vlm_core.model import VLM
 from vlm_core.units import size
 from vlm_serve.engine.batching.state_costs import StateCosts
 from vlm_serve.engine.settings import EngineSettings
 
+PART, LONGEST_PART = 32, 1024
+"""Lengths of parts of prompts that are captured at the start: multiples, and the longest."""
 log = logging.getLogger(__name__)
 SHARE = 0.9
 """Of the free memory, for states that live and states that are cached; the rest is for prompts that are read."""
@@ -52,6 +55,16 @@ def state_budget(settings: EngineSettings, costs: StateCosts, free: int | None) 
         log.warning("the GPU has room for %s of live states, not for %s", size(room - cached), size(wanted))
         return room - cached
     return budget
+
+
+@torch.inference_mode()
+def capture_parts(model: VLM, longest: int) -> None:
+    """Capture parts of prompts of all lengths up to `longest` positions, so that no request waits for it."""
+    weight = next(model.llm.parameters())
+    for length in range(PART, min(longest, LONGEST_PART) + 1, PART):
+        x = weight.new_zeros(1, length, model.llm.dim)
+        for _ in range(2):  # a graph is captured at its second call
+            model.prefill(x)
 
 
 def is_lost(device: torch.device) -> bool:

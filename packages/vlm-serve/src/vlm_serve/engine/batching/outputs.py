@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from vlm_core.errors import UserError
+from vlm_core.generation.sampling import most_likely
 from vlm_serve.engine.batching.answer import CRASHED, NOT_FINITE, Answer, Counters
 from vlm_serve.engine.batching.decode_groups import Step
 from vlm_serve.engine.batching.kept_turns import KeptTurns
@@ -22,12 +23,14 @@ from vlm_serve.engine.sampling.token_bytes import TokenNames
 log = logging.getLogger(__name__)
 
 
-def on_host(logits: Tensor) -> Tensor:
-    """Logits (B, V) on the CPU, in one copy."""
-    if not logits.is_cuda:
-        return logits
-    host = torch.empty(logits.shape, dtype=logits.dtype, device="cpu", pin_memory=True)
-    return host.copy_(logits)
+def to_host(*tensors: Tensor) -> tuple[list[Tensor], Callable[[], None]]:
+    """Begin to copy tensors of one device to the CPU, those of the CPU as they are -> (copies, what waits for them)."""
+    if not tensors[0].is_cuda:
+        return list(tensors), lambda: None
+    copies = [torch.empty(t.shape, dtype=t.dtype, device="cpu", pin_memory=True) for t in tensors]
+    for copy, tensor in zip(copies, tensors, strict=True):
+        copy.copy_(tensor, non_blocking=True)
+    return copies, torch.cuda.current_stream().record_event().synchronize
 
 
 class Outputs:
@@ -37,6 +40,19 @@ class Outputs:
         self.tokenizer, self.kept_turns, self.counters = preparer.tokenizer, kept_turns, Counters()
         self.names = TokenNames(preparer.tokenizer, preparer.grammars)
         self._held: list[tuple[Answer, Event]] | None = None
+
+    @torch.inference_mode()
+    def first_step(self, answer: Answer, logits: Tensor) -> Step[Answer]:
+        """The choice of an answer's first token from logits (1, V); on a GPU it is begun."""
+        known = logits[:, : len(self.tokenizer)]
+        wanted = [] if answer.prepared.sampler.is_argmax else [known]
+        (best, *rest), wait = to_host(most_likely(known), *wanted)
+
+        def read() -> list[int]:
+            wait()
+            return best.tolist()
+
+        return Step([answer], rest[0] if rest else known, read)
 
     def choose(self, step: Step[Answer], among: Container[Answer] | None = None) -> list[Answer]:
         """The next token of each member that is `among` those who wait for one -> those that go on."""
@@ -48,7 +64,9 @@ class Outputs:
                 chosen[i] = None
         logits: Sequence[Tensor | None] = [None] * len(chosen)
         if None in chosen:
-            logits = on_host(step.logits[:, : len(self.tokenizer)]).unbind()
+            (copy,), wait = to_host(step.logits[:, : len(self.tokenizer)])
+            wait()
+            logits = copy.unbind()
         with self._together():
             return [a for i, a in waiting if self._goes_on(a, chosen[i], logits[i])]
 

@@ -6,7 +6,8 @@ One thread calls `step`; the others add and cancel requests through `LocalEngine
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from heapq import nsmallest
 from typing import Any
 
@@ -14,10 +15,10 @@ import torch
 
 from vlm_core.errors import UserError
 from vlm_core.generation.prefix_reader import PrefixReader
-from vlm_core.generation.sampling import most_likely
 from vlm_serve.engine.batching.answer import CRASHED, Answer
 from vlm_serve.engine.batching.decode_groups import Batching, Group, Step, steps_are_graphs
 from vlm_serve.engine.batching.fair_queue import FairQueue
+from vlm_serve.engine.batching.gpu import capture_parts
 from vlm_serve.engine.batching.kept_turns import KeptTurns
 from vlm_serve.engine.batching.outputs import Outputs
 from vlm_serve.engine.batching.state_costs import StateCosts
@@ -26,8 +27,6 @@ from vlm_serve.engine.request import Failed, Started, refusal
 from vlm_serve.engine.settings import EngineSettings
 
 log = logging.getLogger(__name__)
-PART, LONGEST_PART = 32, 1024
-"""Lengths of parts of prompts that are captured before the first request: multiples, and the longest."""
 
 
 class Scheduler:
@@ -43,7 +42,10 @@ class Scheduler:
         self.reading: list[Answer] = []
         self.groups: list[Group[Answer]] = []
         self._spare: list[Group[Answer]] = []
+        self._first: list[tuple[Step[Answer], Any]] = []
+        """First steps of answers whose prompts were read, with the states before them."""
         self.kept_turns, self._turn = KeptTurns(preparer, settings), 0
+        self._on_gpu = steps_are_graphs(self.model)
         self.outputs = Outputs(preparer, self.kept_turns)
         self.counters = self.outputs.counters
 
@@ -86,13 +88,14 @@ class Scheduler:
             if group.members:
                 self._guarded(group, self._decode)
                 worked = True
+        self._begin_answers()
         return worked or self.kept_turns.step()
 
     def fail_all(self, failure: Failed) -> None:
         """End every request."""
         for answer in [*self.waiting.remove_if(lambda _: True), *self.reading, *self.live]:
             self.outputs.fail(answer, failure)
-        self.reading, self.groups = [], []
+        self.reading, self.groups, self._first = [], [], []
 
     def _drop_cancelled(self) -> None:
         gone = self.waiting.remove_if(lambda answer: answer.receiver.cancelled)
@@ -129,7 +132,7 @@ class Scheduler:
 
     def _next_to_read(self, room: int, *, first: bool) -> Answer | None:
         """The oldest prompt of those that fit; first of all in turn the oldest, or the shortest if none fits."""
-        ready = [answer for answer in self.reading if not self._is_being_read(answer)]
+        ready = [answer for answer in self.reading if answer.steps and not self._is_being_read(answer)]
         fitting = [answer for answer in ready if answer.unread <= room]
         if not first or not ready:
             return fitting[0] if fitting else None
@@ -139,8 +142,17 @@ class Scheduler:
 
     def _read_part(self, answer: Answer) -> int:
         """Read a part of a prompt -> its positions, or as many as a whole part for other work."""
+        positions = self.settings.prefill_chunk
+        with self._failing(answer):
+            positions = self._read(answer)
+        return positions
+
+    @contextmanager
+    def _failing(self, answer: Answer) -> Iterator[None]:
+        """An error ends this answer, whose prompt is read, and no other."""
         try:
-            return self._read(answer)
+            yield
+            return
         except UserError as error:
             failure = refusal(error)
         except Exception:
@@ -149,7 +161,6 @@ class Scheduler:
         if answer in self.reading:  # it may have failed while it was put among those that are decoded
             self.reading.remove(answer)
         self.outputs.fail(answer, failure)
-        return self.settings.prefill_chunk
 
     def _is_being_read(self, answer: Answer) -> bool:
         """Whether another request is reading what this one begins with, which is then in the cache."""
@@ -173,22 +184,34 @@ class Scheduler:
         positions, answer.read = read - answer.read, read
         self.counters.prefill_positions += positions
         if not answer.unread:
-            self._begin(answer)
+            self._read_whole(answer)
         return positions or (self.settings.prefill_chunk if answer.unread else 1)
 
-    def _begin(self, answer: Answer) -> None:
-        """The first token of an answer whose prompt has been read."""
-        session, cached = answer.session, answer.cached
+    def _read_whole(self, answer: Answer) -> None:
+        """An answer has read its prompt. A GPU still computes, and gets its next work before its result is read."""
+        session = answer.session
         assert session is not None
-        assert cached is not None
-        self.reading.remove(answer)
-        answer.session = answer.steps = None
-        answer.receiver.send(Started(answer.prepared.plan.positions, cached))
         logits, state = session.next_logits, session.state
         assert logits is not None
-        assert state is not None
-        size = len(self.preparer.tokenizer)
-        if self.outputs.choose(Step([answer], logits, lambda: most_likely(logits[:, :size]).tolist())):
+        answer.session = answer.steps = None
+        self._first.append((self.outputs.first_step(answer, logits), state))
+        if not self._on_gpu:
+            self._begin_answers()
+
+    def _begin_answers(self) -> None:
+        """The first tokens of the answers whose prompts have been read."""
+        first, self._first = self._first, []
+        for step, state in first:
+            (answer,) = step.members
+            if answer in self.reading:  # not cancelled
+                with self._failing(answer):
+                    self._begin(answer, step, state)
+
+    def _begin(self, answer: Answer, step: Step[Answer], state: Any) -> None:
+        self.reading.remove(answer)
+        assert answer.cached is not None
+        answer.receiver.send(Started(answer.prepared.plan.positions, answer.cached))
+        if self.outputs.choose(step):
             self._join(answer, state)
 
     def _join(self, answer: Answer, state: Any) -> None:
@@ -201,17 +224,11 @@ class Scheduler:
     def _new_group(self) -> Group[Answer]:
         return Group(self.model, self.batching, self.settings.slots)
 
-    @torch.inference_mode()
     def prepare(self) -> None:
         """Capture on a GPU, before the first request, the graphs of a group and those of parts of prompts."""
-        if not steps_are_graphs(self.model) or self.model.llm.decode_slots(1) is None:
-            return
-        self._spare.append(self._new_group())
-        weight = next(self.model.llm.parameters())
-        for length in range(PART, min(self.settings.prefill_chunk, LONGEST_PART) + 1, PART):
-            x = weight.new_zeros(1, length, self.model.llm.dim)
-            for _ in range(2):  # a graph is captured at its second call
-                self.model.prefill(x)
+        if self._on_gpu and self.model.llm.decode_slots(1) is not None:
+            self._spare.append(self._new_group())
+            capture_parts(self.model, self.settings.prefill_chunk)
 
     @property
     def decode_graphs(self) -> int:
