@@ -6,7 +6,8 @@
 *Prefill* of one whole sequence; the longest only by ours. *Tokens*: one token after a context, by batch. The
 Transformer's is compiled and has a static cache for exactly that context (see `decode.py`); what that cache takes is
 worked out where it does not fit. `--layers` takes fewer layers of the Transformer, and twice as many of Mamba, so that
-it fits: both models' time and memory are those of their layers. Memory is what tensors take beyond the weights. Empty cells did not fit the GPU.
+it fits: both models' time and memory are those of their layers. Memory is what tensors take beyond the weights. Empty
+cells did not fit the GPU.
 """
 
 from __future__ import annotations

@@ -64,12 +64,13 @@ def inputs(batch, width, rank, taps=4, *, layers=3, alone=False):
     return torch.randn(batch, 1, width).to(BF16), stack, (conv, ssm)
 
 
-@pytest.mark.skipif(stack_step.gpu_of(0) is None, reason="needs compute capability 9.0")
-@pytest.mark.parametrize(("width", "rank"), [(64, 8), (768, 48), (1536, 96), (2560, 160)])
+needs_residents = pytest.mark.skipif(stack_step.gpu_of(0) is None, reason="needs compute capability 9.0")
+
+
+@pytest.mark.parametrize(("width", "rank"), [(64, 8), (768, 48), (2560, 160)])
 def test_a_sequence_has_the_same_bits_in_any_batch(width, rank):
     """Also from run to run: blocks that wait for each other and copies that run ahead leave no choice."""
     x, stack, states = inputs(16, width, rank, layers=9)
-    assert stack_step.why_not_covered(x, stack) is None
 
     def step(count):
         conv, ssm = (state[:, :count].contiguous() for state in states)
@@ -81,6 +82,23 @@ def test_a_sequence_has_the_same_bits_in_any_batch(width, rank):
         assert torch.equal(y, whole[0][:count])
         assert torch.equal(conv, whole[1][:, :count])
         assert torch.equal(ssm, whole[2][:, :count])
+
+
+@needs_residents
+@pytest.mark.parametrize("batch", [1, 8, 9, 16])
+@pytest.mark.parametrize(
+    ("width", "rank", "taps"), [(768, 48, 4), (1536, 96, 3), (2048, 128, 2), (2560, 160, 4)]
+)
+def test_one_launch_for_all_layers_equals_one_a_product(batch, width, rank, taps, monkeypatch):
+    """Sizes that are not in `COMPARED` as well: who runs this with them may add them."""
+    x, stack, (conv, ssm) = inputs(batch, width, rank, taps, layers=9)
+    arguments = (x, stack, conv.unbind(), ssm.unbind())
+    monkeypatch.setattr(stack_step, "COMPARED", {(width, 2 * width, rank, taps)})
+    assert stack_step.why_not_covered(x, stack) is None
+    found = decode.fused_decode_step(*arguments)
+    monkeypatch.setattr(stack_step, "COMPARED", set())
+    for a, b in zip(found, decode.fused_decode_step(*arguments), strict=True):
+        assert far(a, b) < 5e-3
 
 
 @pytest.mark.parametrize("batch", [1, 3, 8, 13, 16, 17])

@@ -16,6 +16,8 @@ from vlm_ssm.mamba_layer import MambaLayer, MambaStack
 
 SEQUENCES, LAYERS = 16, 256
 """At most. Addresses of all layers are arguments of the kernel, which may have 32,764 bytes."""
+COMPARED = frozenset({(2560, 5120, 160, 4)})
+"""Widths M and E, rank and window of layers whose steps were compared with those of separate launches, on an H200."""
 WIDEST = 2560
 """The widest model: a warp holds a share of a row in registers."""
 _CHUNK = 1280
@@ -57,12 +59,17 @@ def why_not_covered(x: Tensor, stack: MambaStack) -> str | None:
         return "a layer without norms"
     if any(_sizes(mixer) != _sizes(stack.mixers[0]) for mixer in stack.mixers) or len(stack.mixers) > LAYERS:
         return f"layers of several sizes, or more than {LAYERS}"
-    widths = x.shape[-1], inner
-    if max(x.shape[-1], inner / 2) > WIDEST or any(n % (_COLUMNS * -(-n // _CHUNK)) for n in widths):
-        return f"widths of {x.shape[-1]} and {inner}"
-    if (rank + 2 * _STATES) // _GROUP > gpu.blocks or len(x) > SEQUENCES:
-        return f"a rank of {rank}, {len(x)} sequences"
-    return None
+    if (x.shape[-1], *_sizes(stack.mixers[0])) not in COMPARED:
+        return f"widths of {x.shape[-1]} and {inner}, whose steps were not compared yet"
+    assert _fits(x.shape[-1], inner, rank, gpu.blocks)
+    return f"{len(x)} sequences" if len(x) > SEQUENCES else None
+
+
+def _fits(width: int, inner: int, rank: int, blocks: int) -> bool:
+    """Whether the kernel can be compiled for these sizes, and each block has channels: one without would run ahead."""
+    chunks = all(n % (_COLUMNS * -(-n // _CHUNK)) == 0 for n in (width, inner))
+    low = (rank + 2 * _STATES) // _GROUP
+    return chunks and max(width, inner / 2) <= WIDEST and low <= blocks <= inner // _GROUP
 
 
 def _addresses(mixer: MambaLayer, norm: Tensor, states: Sequence[Tensor]) -> list[int]:

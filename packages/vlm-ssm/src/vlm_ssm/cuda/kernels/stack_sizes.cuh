@@ -20,6 +20,7 @@ static constexpr int WIDEST = at_least(A_CHUNK, at_least(SPLIT, D_CHUNK));
 static constexpr int FRAGMENTS = up(WIDEST / K_BLOCK, WARPS);  // column blocks that a warp has of a stage
 static constexpr int PITCH = up(2 * WIDEST, 128) * 128 + 64;   // bytes of a row: 8 lanes read without bank conflicts
 static constexpr int LOW_PITCH = (up(2 * LOW, 128) * 128 + 64) / 2;
+static_assert(CHANNELS >= GRID, "a block without channels would run ahead of its counters");
 static_assert(A_CHUNK % K_BLOCK == 0 && D_CHUNK % K_BLOCK == 0 && RANK % 8 == 0, "widths that column blocks don't divide");
 
 struct Layer {
