@@ -25,6 +25,9 @@ class ScriptedEngine:
     def stats(self) -> Mapping[str, float]:
         return {"slots_used": self.active, "requests_total": len(self.requests)}
 
+    def failure(self) -> None:
+        return None
+
     async def close(self, grace: float = 30.0) -> None:
         pass
 

@@ -62,6 +62,9 @@ class SimpleEngine:
         hits = sum(cache.stats.hits for cache in self._caches.values())
         return {"slots_used": self.active, "slots_total": 1, "cache_hits_total": hits}
 
+    def failure(self) -> None:
+        return None
+
     async def close(self, grace: float = 30.0) -> None:
         self.closed = True
 

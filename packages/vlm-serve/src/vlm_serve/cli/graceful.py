@@ -38,6 +38,10 @@ class GracefulServer(uvicorn.Server):
         await super().shutdown(sockets)
         await closing
 
+    def stop(self) -> None:
+        """As the first signal."""
+        self.should_exit = True
+
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         if self.should_exit:
             os.write(2, b"vlm-serve: ended at once by a second signal\n")

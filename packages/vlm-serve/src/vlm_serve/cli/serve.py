@@ -6,7 +6,6 @@ import asyncio
 import errno
 import socket
 import sys
-from contextlib import suppress
 from functools import partial
 
 import torch
@@ -28,7 +27,10 @@ from vlm_serve.engine.workers import Workers
 
 
 def serve(settings: ServerSettings, sock: socket.socket) -> int:
-    """Serve at a bound socket until a signal ends it -> exit code; raises `UserError` for a model that can't be."""
+    """Serve at a bound socket until a signal ends it -> exit code.
+
+    Raises `UserError` for a model that can't be served, and once no worker can answer any more.
+    """
     devices = _devices(settings)
     say(f"loading {settings.model} on {', '.join(devices)}", file=sys.stderr)
     start = partial(_start_engine, settings, devices)
@@ -37,11 +39,13 @@ def serve(settings: ServerSettings, sock: socket.socket) -> int:
     engine = WatchedEngine(start(), settings.model, version, settings.model_name, reload)
     try:
         with errors_only("asyncio"):  # it warns of every client that goes away
-            asyncio.run(_run(engine, settings, devices, sock))
+            failure = asyncio.run(_run(engine, settings, devices, sock))
     except OSError as error:
         if error.errno != errno.EADDRINUSE:
             raise
         raise address_error(error, settings.host, settings.port) from None
+    if failure is not None:
+        raise failure
     return 0
 
 
@@ -88,8 +92,8 @@ def _start_engine(settings: ServerSettings, devices: tuple[str, ...]) -> Engine:
 
 async def _run(
     engine: WatchedEngine, settings: ServerSettings, devices: tuple[str, ...], sock: socket.socket
-) -> None:
-    """Serve until told to stop; then the engine is closed, whatever happened."""
+) -> UserError | None:
+    """Serve until told to stop, or until no request can be answered -> why; then the engine is closed in any case."""
 
     def ready() -> None:
         say(f"{engine.facts().name} on {', '.join(devices)}: {address_of(sock)}")
@@ -98,11 +102,12 @@ async def _run(
         app = create_app(engine, settings)
         server = GracefulServer(server_config(app, settings), engine, settings.grace, ready)
         watching = asyncio.create_task(engine.watch())
+        watching.add_done_callback(lambda _: server.stop())
         try:
             await server.serve(sockets=[sock])
         finally:
             watching.cancel()
-            with suppress(asyncio.CancelledError):
-                await watching
+            await asyncio.wait([watching])
+        return None if watching.cancelled() else watching.result()
     finally:
         await engine.close(0)

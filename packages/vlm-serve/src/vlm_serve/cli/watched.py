@@ -73,11 +73,22 @@ class WatchedEngine:
         """As in `Engine`."""
         await asyncio.gather(*(engine.close(grace) for engine in self._requests))
 
-    async def watch(self) -> None:
-        """Look at the folder until cancelled."""
+    async def watch(self) -> UserError:
+        """Look at the folder until no request can be answered any more -> why."""
         while True:
             await asyncio.sleep(POLL_SECONDS)
             await self.look()
+            if (failure := self._engine.failure()) is not None and not self._will_load:
+                return failure
+
+    @property
+    def _will_load(self) -> bool:
+        """Whether the next look may load the folder."""
+        return self._start is not None and self._seen not in (self._version, self._reported)
+
+    def failure(self) -> UserError | None:
+        """As in `Engine`, of the engine that gets new requests."""
+        return self._engine.failure()
 
     async def look(self) -> None:
         """Look at the folder once: tell of a change, or load it."""

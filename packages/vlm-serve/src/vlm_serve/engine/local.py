@@ -50,7 +50,7 @@ class LocalEngine:
         self._prepared: list[Answer] = []
         self._closing = self._ended = False
         self.lost = False
-        """Whether the GPU has failed: every request fails, until another process has taken over."""
+        """Whether the GPU or the decode thread has failed: every request fails, until another process takes over."""
         self._steps = [0] * (settings.preparing_threads + 1)
         self._work, self._decode = threading.Condition(), threading.Condition()
         self._threads = [
@@ -160,6 +160,10 @@ class LocalEngine:
             }
         return stats
 
+    def failure(self) -> UserError | None:
+        """As in `Engine`."""
+        return UserError("the engine has failed; the log says why") if self.lost else None
+
     def steps(self) -> tuple[int, ...]:
         """Of each thread, how many steps it has begun and ended, together: odd while one runs."""
         return tuple(self._steps)
@@ -231,8 +235,12 @@ class LocalEngine:
 
     def _run(self) -> None:
         """The decode thread."""
-        with gpu.launching_on(self._device):
-            self._decode_requests()
+        try:
+            with gpu.launching_on(self._device):
+                self._decode_requests()
+        except Exception:
+            log.critical("the thread that decodes ended", exc_info=True)
+            self._lose()
 
     def _decode_requests(self) -> None:
         worked = True

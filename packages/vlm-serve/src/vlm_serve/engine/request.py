@@ -197,6 +197,10 @@ class Engine(Protocol):
         """Counters and gauges by name: queue, slots, cache hits and others, for `/metrics`."""
         ...
 
+    def failure(self) -> UserError | None:
+        """Why every request fails from now on; None while requests are answered, or may be again."""
+        ...
+
     async def close(self, grace: float = 30.0) -> None:
         """Stop taking requests, finish those that were begun within `grace` seconds, fail the others."""
         ...

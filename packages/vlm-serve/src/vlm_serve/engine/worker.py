@@ -33,6 +33,8 @@ LOADING_TIMES = 4
 POLL_SECONDS = 0.5
 KILL_WAIT = 10.0
 """Seconds that a killed process has to end; a driver may hold it for ever."""
+FAILED_STARTS, FAILING_SECONDS = 3, 300.0
+"""So many starts in a row, and so long, must have failed before a worker is taken for one that can't be started."""
 
 
 class Worker:
@@ -47,6 +49,10 @@ class Worker:
         """Why the last process could not load the folder."""
         self.is_outdated = False
         """Whether the folder has another content than the first process served: no further process is started."""
+        self.why = ""
+        """Why the last process ended."""
+        self.failed_starts, self.failing_seconds, self._ended_at = 0, 0.0, 0.0
+        """Starts in a row that failed, and from the end of the last process that was ready to the last of them."""
         self.ready, self.decided = False, threading.Event()
         self.restarts, self.hangs, self.closing = 0, 0, False
         self.process: Any = None
@@ -76,6 +82,11 @@ class Worker:
             self.closing = True
             self._outbox.put(("close", grace))
 
+    def kill(self) -> None:
+        """End the process at once, if there is one."""
+        if self.process is not None and self.process.is_alive():
+            self.process.kill()
+
     def stats(self) -> dict[str, float]:
         """What the process counted, and those before it."""
         return sum_of([self._totals, self._stats])
@@ -85,19 +96,44 @@ class Worker:
         """Seconds in which the process has made no progress."""
         return self._watchdog.stalled
 
+    @property
+    def is_hopeless(self) -> bool:
+        """Whether no further process is started, or starts have failed for so long that nobody should wait for one."""
+        failing = self.failed_starts >= FAILED_STARTS and self.failing_seconds >= FAILING_SECONDS
+        return not self.ready and (self.is_outdated or failing)
+
     def _run(self) -> None:
         """Start the process and read it until it ends, again and again; the first one must load the folder."""
         wait = FIRST_WAIT
         while not self.closing:
-            served = self._serve()
+            served = self._tried()
             if self.closing or self.is_outdated or self.facts is None:
                 return
-            wait = FIRST_WAIT if served else min(LONGEST_WAIT, 2 * wait)
+            if served:
+                wait, self._ended_at = FIRST_WAIT, time.monotonic()
+            else:
+                wait, self.failing_seconds = min(LONGEST_WAIT, 2 * wait), time.monotonic() - self._ended_at
+                self.failed_starts += 1
             self.restarts += 1
-            why = f"exit code {self.process.exitcode}" if self.problem is None else one_line(self.problem)
-            log.error("%s ended (%s); it is started again in %g s", self.name, why, wait)
+            log.error("%s ended (%s); it is started again in %g s", self.name, self.why, wait)
             self.problem = None
             time.sleep(wait)
+
+    def _tried(self) -> bool:
+        """As `_serve`; what this process lacks, such as memory, files or threads, is a start that failed."""
+        try:
+            served = self._serve()
+        except Exception as error:
+            self.kill()
+            self._end(self._outbox)
+            self.why = f"no process can be started: {one_line(error)}"
+            self.decided.set()
+            return False
+        if self.problem is not None:
+            self.why = one_line(self.problem)
+        elif self.process is not None:
+            self.why = f"exit code {self.process.exitcode}"
+        return served
 
     def _serve(self) -> bool:
         """One process, from its start to its end -> whether it became ready."""
@@ -114,7 +150,7 @@ class Worker:
             self._outbox, self._watchdog, self._failure = outbox, Watchdog(), ENDED
         other.close()
         helpers = [
-            threading.Thread(target=_send_all, args=(outbox, connection), daemon=True),
+            threading.Thread(target=_send_all, args=(outbox, connection, self.process), daemon=True),
             threading.Thread(target=self._watch, args=(connection, ended), daemon=True),
         ]
         for helper in helpers:
@@ -181,7 +217,7 @@ class Worker:
             self.is_outdated = True
             self.process.kill()
             return
-        self.facts, self.ready = facts, True
+        self.facts, self.ready, self.failed_starts = facts, True, 0
         self.decided.set()
 
     def _end(self, outbox: SimpleQueue[Any]) -> None:
@@ -201,8 +237,13 @@ def sum_of(stats: Sequence[Mapping[str, float]]) -> dict[str, float]:
     return {name: sum(one.get(name, 0) for one in stats) for name in names}
 
 
-def _send_all(outbox: SimpleQueue[Any], connection: Connection) -> None:
+def _send_all(outbox: SimpleQueue[Any], connection: Connection, process: Any) -> None:
     """Images are larger than a pipe: the event loop must not wait for the process to read them."""
-    with suppress(OSError):
+    try:
         while (message := outbox.get()) is not None:
             connection.send(message)
+    except OSError:  # the process has ended
+        pass
+    except Exception:  # such as no memory: the requests that follow would wait for ever
+        log.exception("a message can't be sent to a worker, which is killed")
+        process.kill()

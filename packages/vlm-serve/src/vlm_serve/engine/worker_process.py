@@ -7,7 +7,7 @@ import logging
 import os
 import signal
 import threading
-from contextlib import aclosing, suppress
+from contextlib import aclosing
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -97,10 +97,15 @@ class _Worker:
         self._send("closed")
 
     def _receive(self, loop: asyncio.AbstractEventLoop) -> None:
-        with suppress(EOFError, OSError):
+        try:
             while True:
                 kind, *values = self.connection.recv()
                 loop.call_soon_threadsafe(getattr(self, f"_{kind}"), *values)
+        except (EOFError, OSError):  # the parent has ended, and this process ends with it
+            pass
+        except Exception:  # such as no memory: the requests that follow would wait for ever
+            log.exception("a message can't be read; this process ends")
+            os._exit(1)
 
     def _send(self, *message: Any) -> None:
         try:

@@ -17,7 +17,7 @@ from vlm_serve.engine.worker import LOADING_TIMES, TIMEOUT, Worker, sum_of
 from vlm_serve.engine.worker_process import WorkerPlan
 
 RESTARTING = Failed("overloaded", "the model is being loaded again; try again later")
-OUTDATED = Failed("crashed", "no process answers any more: the model's folder has changed; the log says more")
+NONE_LEFT = Failed("crashed", "no process answers any more; the log of the server says why")
 READY_WAIT = 60.0
 """Seconds that a request waits for a worker that is being loaded."""
 LATE = 5.0
@@ -53,12 +53,15 @@ class Workers:
                 raise UserError(
                     f"{plan.folder}: not loaded within {limit}; a longer worker timeout allows more"
                 )
-            raise UserError(f"{plan.folder}: a process that loads the model ended; its messages say why")
+            why = next(worker.why for worker in self.workers if worker.facts is None)
+            raise UserError(
+                f"{plan.folder}: a process that loads the model ended ({why}); its messages say why"
+            )
 
     def _stop(self) -> None:
         for worker in self.workers:
             worker.close(0)
-            worker.process.kill()
+            worker.kill()
 
     async def submit(self, request: GenerationRequest) -> AsyncGenerator[Event]:
         """As in `Engine`."""
@@ -74,7 +77,7 @@ class Workers:
         try:
             worker = await self._least_loaded()
             if worker is None:
-                yield OUTDATED if all(worker.is_outdated for worker in self.workers) else RESTARTING
+                yield RESTARTING if self.failure() is None else NONE_LEFT
                 return
             ticket.on_cancel = partial(worker.cancel, number)
             worker.submit(number, ticket)
@@ -92,6 +95,23 @@ class Workers:
                 return min(ready, key=lambda worker: (worker.stalled > LATE, len(worker.tickets)))
             await asyncio.sleep(0.02)
         return None
+
+    def failure(self) -> UserError | None:
+        """Why no worker answers any more, once that is so for good: the server should end."""
+        if self._closing or not all(worker.is_hopeless for worker in self.workers):
+            return None
+        folder, failing = self.plan.folder, [worker for worker in self.workers if not worker.is_outdated]
+        if not failing:
+            return UserError(
+                f"{folder}: its content has changed since the server was started, and no worker with the old one lives",
+                "start vlm-serve again to serve the new content; --reload loads changes while it serves",
+            )
+        last = failing[-1]
+        return UserError(
+            f"{folder}: no worker could be started again: {last.failed_starts} starts in a row failed, "
+            f"in {last.failing_seconds:.0f} s; the last one: {last.why}",
+            "remove the cause, then start vlm-serve again; the lines before this one have each start",
+        )
 
     def facts(self) -> ModelFacts:
         """As in `Engine`."""
@@ -118,8 +138,7 @@ class Workers:
         ends = [asyncio.to_thread(worker.thread.join, grace + 5) for worker in self.workers]
         await asyncio.gather(*ends)
         for worker in self.workers:
-            if worker.process.is_alive():
-                worker.process.kill()
+            worker.kill()
 
 
 def _check_folder(plan: WorkerPlan) -> None:

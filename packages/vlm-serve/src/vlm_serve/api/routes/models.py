@@ -38,11 +38,18 @@ async def retrieve_model(request: Request) -> Response:
 
 
 async def health(request: Request) -> Response:
-    """200 if requests can be answered, 503 while no worker is ready; neither waits for the engine."""
+    """200 if requests can be answered, 503 while no worker is ready; neither waits for the engine.
+
+    "degraded" with 200: some workers are not ready. Why, only the log says: no key is needed here.
+    """
     engine = server_of(request).engine
     stats = engine.stats()
-    ready = stats.get("workers_ready", 1) > 0
-    body: dict[str, object] = {"status": "ok" if ready else "unavailable", "model": engine.facts().name}
+    workers, alive = int(stats.get("workers", 1)), int(stats.get("workers_ready", 1))
+    ready = alive > 0 and engine.failure() is None
+    status = "unavailable" if not ready else "ok" if alive == workers else "degraded"
+    body: dict[str, object] = {"status": status, "model": engine.facts().name}
+    if "workers" in stats:
+        body |= {"workers": workers, "workers_ready": alive}
     if "model_folder_changed" in stats:
         body["model_folder_changed"] = bool(stats["model_folder_changed"])
     return JSONResponse(body, 200 if ready else 503)
