@@ -61,6 +61,28 @@ def test_memory_keeps_to_its_budget_and_drops_what_was_not_used():
     assert cache.stats.nbytes == 0
 
 
+def test_the_owner_with_most_loses_states_in_memory():
+    cache = StateCache(4 * SIZE)
+    cache.put(key(0), entry(0), "modest")
+    for i in range(1, 20):
+        cache.put(key(i), entry(i), "busy")
+    assert cache.longest([key(0)], load, "modest") is not None
+    assert cache.longest([key(0)], load, "busy") is None
+    assert [i for i in range(20) if cache.longest([key(i)], load, "busy")] == [17, 18, 19]
+
+
+def test_the_owner_with_most_loses_states_on_disk_also_those_of_earlier_processes(tmp_path):
+    DiskCache(tmp_path).put(key(0), *entry(0), "modest")
+    disk = DiskCache(tmp_path, 4 * next(tmp_path.iterdir()).stat().st_size)
+    assert disk.get(key(0), load) is None, "another owner's"
+    for i in range(1, 20):
+        disk.put(key(i), *entry(i), "busy")
+    assert disk.get(key(0), load, "modest") is not None
+    assert disk.size()[0] == 4
+    assert disk.evicted == 16
+    assert not any("modest" in name or "busy" in name for name in os.listdir(tmp_path))
+
+
 def test_the_longest_prefix_is_taken():
     cache = StateCache()
     cache.put(key(1), entry(1))

@@ -71,6 +71,21 @@ def test_a_response_is_gone_when_it_is_old():
     assert store.nbytes == 0
 
 
+def test_who_stores_most_loses_first_by_bytes_and_by_number():
+    store = store_of(max_bytes=100_000)
+    store.put("modest", stored("a", 20_000))
+    for i in range(10):
+        store.put("busy", stored(str(i), 30_000))
+    assert store.get("modest", "a") is not None
+    assert [i for i in range(10) if store.get("busy", str(i))] == [8, 9]
+    store = store_of(max_responses=3)
+    store.put("modest", stored("a", 20_000))
+    for i in range(10):
+        store.put("busy", stored(str(i)))
+    assert store.get("modest", "a") is not None
+    assert [i for i in range(10) if store.get("busy", str(i))] == [8, 9]
+
+
 def test_none_is_stored():
     store = store_of(max_responses=0)
     store.put("", stored("a"))

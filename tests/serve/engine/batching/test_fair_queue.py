@@ -46,3 +46,12 @@ def test_the_next_is_of_an_owner_with_the_fewest_in_use():
         order.append(item)
         in_use.append(item[0])
     assert order == ["c1", "d1", "b2", "c2", "a3"]
+
+
+def test_who_has_most_loses_the_oldest():
+    queue = FairQueue()
+    queue.put("modest", "m")
+    for i in range(4):
+        queue.put("busy", i)
+    assert [queue.drop_of_most() for _ in range(3)] == [0, 1, 2]
+    assert (len(queue), set(queue)) == (2, {"m", 3})

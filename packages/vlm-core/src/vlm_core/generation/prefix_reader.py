@@ -150,7 +150,7 @@ class PrefixReader:
         histories, end = plan.histories, plan.end
         start, last = histories[0].positions, histories[-1].positions
         keys = [self._key(session, history, owner) for history in histories[1:]]
-        entry = self.cache.longest(keys, self._load)
+        entry = self.cache.longest(keys, self._load, owner)
         reused = 0 if entry is None else histories[entry[0] + 1].positions - start
         self.cache.count(hit=entry is not None, reused=reused, read=last - start - reused)
         if entry is None:
@@ -161,9 +161,8 @@ class PrefixReader:
 
     def _keep(self, session: Session, history: ReadHistory, owner: str) -> None:
         if self.cache is not None and session.state is not None:
-            self.cache.put(
-                self._key(session, history, owner), CachedState(session.state, session.known_logits())
-            )
+            entry = CachedState(session.state, session.known_logits())
+            self.cache.put(self._key(session, history, owner), entry, owner)
 
     def _load(self, tensors: Mapping[str, Tensor]) -> CachedState:
         """From the tensors of a file; raises `UserError` if they are no state of this model."""

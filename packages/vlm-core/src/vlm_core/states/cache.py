@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
@@ -13,6 +12,7 @@ from torch import Tensor
 from vlm_core.errors import UserError
 from vlm_core.interfaces import State
 from vlm_core.states.disk_cache import DiskCache
+from vlm_core.states.owned_lru import OwnedLru
 from vlm_core.units import size
 
 MEMORY_BYTES = 512 * 2**20
@@ -65,23 +65,23 @@ class CacheStats:
 
 
 class StateCache:
-    """States by key; the least recently used are dropped beyond `max_bytes`. Threads may share it.
+    """States by owner and key. Beyond `max_bytes` the owner with the most loses the least recently used.
 
-    With `disk`, states are also written to a folder, which processes may share. Its errors never reach the caller: a
-    state that can't be read or written is computed again.
+    Threads may share it. With `disk`, states are also written to a folder, which processes may share. Its errors never
+    reach the caller: a state that can't be read or written is computed again.
     """
 
     def __init__(self, max_bytes: int = MEMORY_BYTES, disk: DiskCache | None = None) -> None:
         if type(max_bytes) is not int or max_bytes < 0:
             raise UserError(f"max_bytes is {max_bytes!r}; expected a number of bytes")
         self.max_bytes, self.disk = max_bytes, disk
-        self._states: OrderedDict[str, CachedState] = OrderedDict()
-        self._nbytes, self._stats, self._lock = 0, CacheStats(), threading.Lock()
+        self._states = OwnedLru[str, CachedState]()
+        self._stats, self._lock = CacheStats(), threading.Lock()
 
     @property
     def stats(self) -> CacheStats:
         with self._lock:
-            stats = replace(self._stats, entries=len(self._states), nbytes=self._nbytes)
+            stats = replace(self._stats, entries=len(self._states), nbytes=self._states.nbytes)
         if self.disk is None:
             return stats
         entries, nbytes = self.disk.size()
@@ -94,14 +94,14 @@ class StateCache:
         )
 
     def longest(
-        self, keys: Sequence[str], load: Callable[[dict[str, Tensor]], CachedState]
+        self, keys: Sequence[str], load: Callable[[dict[str, Tensor]], CachedState], owner: str = ""
     ) -> tuple[int, CachedState] | None:
         """(index of the last key that is cached, its state), which `load` makes from the tensors of a file."""
         for i in reversed(range(len(keys))):
-            if (entry := self._in_memory(keys[i])) is not None:
+            if (entry := self._in_memory(keys[i], owner)) is not None:
                 return i, entry
-            if self.disk is not None and (entry := self.disk.get(keys[i], load)) is not None:
-                self._keep(keys[i], entry)
+            if self.disk is not None and (entry := self.disk.get(keys[i], load, owner)) is not None:
+                self._keep(keys[i], entry, owner)
                 with self._lock:
                     self._stats = replace(self._stats, disk_hits=self._stats.disk_hits + 1)
                 return i, entry
@@ -119,33 +119,27 @@ class StateCache:
                 read_positions=old.read_positions + read,
             )
 
-    def put(self, key: str, entry: CachedState) -> None:
+    def put(self, key: str, entry: CachedState, owner: str = "") -> None:
         """Keep a state, which nobody may modify afterwards."""
-        self._keep(key, entry)
+        self._keep(key, entry, owner)
         if self.disk is not None:
-            self.disk.put(key, entry.state, entry.next_logits)
+            self.disk.put(key, entry.state, entry.next_logits, owner)
 
     def clear(self) -> None:
         """Drop all states in memory; those on disk stay."""
         with self._lock:
             self._states.clear()
-            self._nbytes = 0
 
-    def _in_memory(self, key: str) -> CachedState | None:
+    def _in_memory(self, key: str, owner: str) -> CachedState | None:
         with self._lock:
-            if key in self._states:
-                self._states.move_to_end(key)
-            return self._states.get(key)
+            return self._states.get(owner, key)
 
-    def _keep(self, key: str, entry: CachedState) -> None:
+    def _keep(self, key: str, entry: CachedState, owner: str) -> None:
         with self._lock:
-            if (old := self._states.pop(key, None)) is not None:
-                self._nbytes -= old.nbytes
             if entry.nbytes > self.max_bytes:
+                self._states.pop(owner, key)
                 return
-            self._states[key] = entry
-            self._nbytes += entry.nbytes
-            while self._nbytes > self.max_bytes:
-                _, dropped = self._states.popitem(last=False)
-                self._nbytes -= dropped.nbytes
+            self._states.put(owner, key, entry, entry.nbytes)
+            while self._states.nbytes > self.max_bytes:
+                self._states.drop_of_most_bytes()
                 self._stats = replace(self._stats, evicted=self._stats.evicted + 1)

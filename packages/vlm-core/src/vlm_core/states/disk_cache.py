@@ -1,4 +1,4 @@
-"""States in a folder, one file each, named by their key; processes may share it."""
+"""States in a folder, one file each, named by their key and owner; processes may share it."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from hashlib import sha256
 from pathlib import Path
 from typing import TypeVar
 
@@ -19,6 +20,7 @@ from vlm_core.interfaces import State
 from vlm_core.io.atomic import remove, sweep, write_errors
 from vlm_core.io.private_folder import why_untrusted
 from vlm_core.states import tensor_file
+from vlm_core.states.owned_lru import OwnedLru
 
 FORMAT, VERSION = "vlm-cached-state", 1
 DISK_BYTES = 8 * 2**30
@@ -27,6 +29,8 @@ SUFFIX = ".safetensors"
 READS = 3
 """Attempts to read a state that other processes replace meanwhile."""
 _KEY = re.compile("[0-9a-f]{64}")
+_NAME = re.compile("[0-9a-f]{64}(?:-([0-9a-f]{16}))?" + re.escape(SUFFIX))
+"""The key and, if the state has an owner, the beginning of the owner's digest."""
 E = TypeVar("E")
 log = logging.getLogger(__name__)
 
@@ -56,7 +60,7 @@ def _finite(tensors: Mapping[str, Tensor]) -> bool:
 
 
 class DiskCache:
-    """States of up to `max_bytes` in a folder; the least recently used are removed.
+    """States of up to `max_bytes` in a folder; beyond that the owner with the most loses the least recently used.
 
     The folder is created for this user alone, and not used if other users can write to it: a state that another user
     wrote could change an answer. Damaged files are removed and counted. If the folder can't be written, one warning
@@ -81,9 +85,9 @@ class DiskCache:
         if self._writable:
             sweep(self.folder)
 
-    def get(self, key: str, load: Callable[[dict[str, Tensor]], E]) -> E | None:
+    def get(self, key: str, load: Callable[[dict[str, Tensor]], E], owner: str = "") -> E | None:
         """What `load` makes of the tensors of a state; None if there is none, or a damaged one, which is removed."""
-        path = self._path(key)
+        path = self._path(key, owner)
         for _ in range(READS if self._readable else 0):
             before = _identity(path)
             if before is None:
@@ -103,9 +107,9 @@ class DiskCache:
             return entry
         return None
 
-    def put(self, key: str, state: State, next_logits: Tensor) -> None:
+    def put(self, key: str, state: State, next_logits: Tensor, owner: str = "") -> None:
         """Write a state unless it is there; errors become one warning."""
-        path = self._path(key)
+        path = self._path(key, owner)
         if not self._writable or path.is_file():
             return
         try:
@@ -121,12 +125,13 @@ class DiskCache:
 
     def size(self) -> tuple[int, int]:
         """(number of states, their bytes) that the folder has now, of all processes."""
-        sizes = [size for _, size, _ in self._entries()]
+        sizes = [size for _, size, *_ in self._entries()]
         return len(sizes), sum(sizes)
 
-    def _path(self, key: str) -> Path:
+    def _path(self, key: str, owner: str) -> Path:
         assert _KEY.fullmatch(key), key
-        return self.folder / f"{key}{SUFFIX}"
+        of_owner = f"-{sha256(owner.encode()).hexdigest()[:16]}" if owner else ""
+        return self.folder / f"{key}{of_owner}{SUFFIX}"
 
     def _drop(self, path: Path, error: UserError) -> None:
         self.damaged += 1
@@ -138,25 +143,24 @@ class DiskCache:
             self._writable = False
             log.warning("states are not written to the cache folder: %s", problem)
 
-    def _entries(self) -> list[tuple[float, int, Path]]:
-        """(time of last use, bytes, path) of every state."""
+    def _entries(self) -> list[tuple[float, int, Path, str]]:
+        """(time of last use, bytes, path, owner's digest) of every state."""
         entries = []
         with suppress(OSError), os.scandir(self.folder) as files:
             for file in files:
-                if _KEY.fullmatch(file.name.removesuffix(SUFFIX)) and file.name.endswith(SUFFIX):
+                if name := _NAME.fullmatch(file.name):
                     with suppress(OSError):  # removed by another process
                         info = file.stat(follow_symlinks=False)
-                        entries.append((info.st_atime, info.st_size, Path(file.path)))
+                        entries.append((info.st_atime, info.st_size, Path(file.path), name[1] or ""))
         return entries
 
     def _evict(self) -> None:
-        """Remove the states that were not used for the longest time."""
+        """Remove states of the owner with the most, those first that were not used for the longest time."""
         with self._lock:
-            entries = sorted(self._entries())
-            excess = sum(size for _, size, _ in entries) - self.max_bytes
-            for _, size, path in entries:
-                if excess <= 0:
-                    return
+            files = OwnedLru[Path, None]()
+            for _, size, path, owner in sorted(self._entries()):
+                files.put(owner, path, None, size)
+            while files.nbytes > self.max_bytes:
+                _, path = files.drop_of_most_bytes()
                 remove(path)
                 self.evicted += 1
-                excess -= size

@@ -7,8 +7,9 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
+from vlm_core.states.owned_lru import OwnedLru
 from vlm_serve.engine.request import ChatMessage
 
 
@@ -43,17 +44,11 @@ class StoredResponse:
         return sum(item.nbytes for item in self.items) + len(json.dumps(self.body)) + 1024
 
 
-class _Entry(NamedTuple):
-    response: StoredResponse
-    nbytes: int
-    stored_at: float
-
-
 class ResponseStore:
     """Responses by owner and id, in memory alone.
 
-    One is gone `max_age` seconds after it was stored. Beyond the other limits the least recently used are dropped; one
-    that is larger than `max_bytes` alone is not kept.
+    One is gone `max_age` seconds after it was stored. Beyond the other limits the owner with the most bytes, or the
+    most responses, loses the least recently used; one that is larger than `max_bytes` alone is not kept.
     """
 
     def __init__(
@@ -66,45 +61,42 @@ class ResponseStore:
     ) -> None:
         self._max_responses, self._max_bytes, self._max_age = max_responses, max_bytes, max_age
         self._clock = clock
-        self._entries: OrderedDict[tuple[str, str], _Entry] = OrderedDict()
-        self._by_age: OrderedDict[tuple[str, str], None] = OrderedDict()
-        self.nbytes = 0
+        self._responses = OwnedLru[str, StoredResponse]()
+        self._stored_at: OrderedDict[tuple[str, str], float] = OrderedDict()
 
     def __len__(self) -> int:
-        return len(self._entries)
+        return len(self._responses)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all, about."""
+        return self._responses.nbytes
 
     def put(self, owner: str, response: StoredResponse) -> None:
         self._drop_old()
-        size, key = response.nbytes, (owner, response.body["id"])
+        size, name = response.nbytes, response.body["id"]
         if size > self._max_bytes:
             return
-        self._entries[key], self._by_age[key] = _Entry(response, size, self._clock()), None
-        self.nbytes += size
-        while len(self._entries) > self._max_responses or self.nbytes > self._max_bytes:
-            self._drop(next(iter(self._entries)))
+        self._responses.put(owner, name, response, size)
+        self._stored_at[owner, name] = self._clock()
+        while self.nbytes > self._max_bytes:
+            del self._stored_at[self._responses.drop_of_most_bytes()]
+        while len(self) > self._max_responses:
+            del self._stored_at[self._responses.drop_of_most_values()]
 
     def get(self, owner: str, name: str) -> StoredResponse | None:
         """The owner's response of this id; None if there is none, or no longer."""
         self._drop_old()
-        key = owner, name
-        if key not in self._entries:
-            return None
-        self._entries.move_to_end(key)
-        return self._entries[key].response
+        return self._responses.get(owner, name)
 
     def delete(self, owner: str, name: str) -> bool:
         """Whether there was such a response."""
         self._drop_old()
-        known = (owner, name) in self._entries
-        if known:
-            self._drop((owner, name))
-        return known
+        self._stored_at.pop((owner, name), None)
+        return self._responses.pop(owner, name) is not None
 
     def _drop_old(self) -> None:
         oldest = self._clock() - self._max_age
-        while self._by_age and self._entries[key := next(iter(self._by_age))].stored_at < oldest:
-            self._drop(key)
-
-    def _drop(self, key: tuple[str, str]) -> None:
-        self.nbytes -= self._entries.pop(key).nbytes
-        del self._by_age[key]
+        while self._stored_at and self._stored_at[key := next(iter(self._stored_at))] < oldest:
+            del self._stored_at[key]
+            self._responses.pop(*key)

@@ -38,10 +38,17 @@ class FairQueue(Generic[T]):
     def take(self) -> T:
         """The next item; its owner goes to the end of the turn."""
         owner = self._next_owner()
+        self._of_owner.move_to_end(owner)
+        return self._take_of(owner)
+
+    def drop_of_most(self) -> T:
+        """Take out the oldest item of the owner with the most items."""
+        return self._take_of(max(self._of_owner, key=lambda owner: len(self._of_owner[owner])))
+
+    def _take_of(self, owner: str) -> T:
         items = self._of_owner[owner]
         item = items.popleft()
         self._length -= 1
-        self._of_owner.move_to_end(owner)
         if not items:
             del self._of_owner[owner]
         return item

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import logging
-from collections import deque
 from collections.abc import Iterator
 
 from vlm_core.errors import UserError
+from vlm_serve.engine.batching.fair_queue import FairQueue
 from vlm_serve.engine.prepare import PreparedRequest, Preparer
 from vlm_serve.engine.settings import EngineSettings
 
 log = logging.getLogger(__name__)
 MOST = 16
-"""Conversations that wait for being read, at most."""
+"""Conversations that wait for being read, at most; of more, the oldest of the owner with the most is left out."""
 
 
 class KeptTurns:
@@ -24,20 +24,22 @@ class KeptTurns:
 
     def __init__(self, preparer: Preparer, settings: EngineSettings) -> None:
         self.preparer, self.settings = preparer, settings
-        self._turns: deque[tuple[PreparedRequest, str]] = deque(maxlen=MOST)
+        self._turns: FairQueue[tuple[PreparedRequest, str]] = FairQueue()
         self._reading: Iterator[int] | None = None
 
     def add(self, prepared: PreparedRequest, answer: str) -> None:
         """A conversation has its answer. Nothing happens without a cache, or for text that was continued."""
         if self.preparer.reader.cache is not None and prepared.conversation is not None:
-            self._turns.append((prepared, answer))
+            self._turns.put(prepared.request.owner, (prepared, answer))
+            if len(self._turns) > MOST:
+                self._turns.drop_of_most()
 
     def step(self) -> bool:
         """Read a part -> whether there was one."""
         if self._reading is None:
             if not self._turns:
                 return False
-            self._reading = self._steps(*self._turns.popleft())
+            self._reading = self._steps(*self._turns.take())
         try:
             next(self._reading)
         except StopIteration:
