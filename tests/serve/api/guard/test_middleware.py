@@ -6,8 +6,9 @@ import pytest
 from guarded_server import application
 from starlette.testclient import TestClient
 
+from vlm_serve.api.guard.addresses import client_network
 from vlm_serve.api.guard.keys import add_key
-from vlm_serve.api.guard.middleware.rate_limit import MOST_BUCKETS, TokenBuckets, _network
+from vlm_serve.api.guard.middleware.rate_limit import MOST_BUCKETS, TokenBuckets
 from vlm_serve.api.guard.settings import ServerSettings
 
 LOCAL = "http://127.0.0.1:8000"
@@ -183,7 +184,7 @@ def test_the_number_of_buckets_is_bounded():
 
 def test_clients_of_one_ipv6_network_share_a_bucket():
     hosts = ["2001:db8::1", "2001:db8::ffff:2", "2001:db8:0:1::1", "::ffff:192.0.2.1", "192.0.2.1"]
-    one, two, other, mapped, plain = (_network({"client": (host, 1)}) for host in hosts)
+    one, two, other, mapped, plain = (client_network(host) for host in hosts)
     assert one == two != other
     assert mapped == plain
 

@@ -1,4 +1,4 @@
-"""Which network addresses a server may connect to for a client: public ones alone."""
+"""Which network addresses a server may connect to for a client: public ones alone. Which of a client's are one."""
 
 from __future__ import annotations
 
@@ -23,6 +23,17 @@ def is_public(text: str) -> bool:
         return _is_global(address)
     inner = _embedded(address)
     return all(map(_is_global, inner)) and (bool(inner) or (address in _UNICAST and _is_global(address)))
+
+
+def client_network(host: str) -> str:
+    """A client's address; of IPv6 the /64 network, within which a client may choose its address."""
+    try:
+        address = ip_address(host.partition("%")[0])
+    except ValueError:
+        return host
+    if isinstance(address, IPv4Address):
+        return str(address)
+    return str(address.ipv4_mapped or ip_network((address, 64), strict=False))
 
 
 def _is_global(address: IPv4Address | IPv6Address) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import math
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -13,6 +14,7 @@ import uvicorn
 from starlette.types import ASGIApp
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from vlm_serve.api.guard.addresses import client_network
 from vlm_serve.api.guard.errors import RequestError
 from vlm_serve.api.guard.settings import ServerSettings
 
@@ -50,6 +52,10 @@ def server_config(app: ASGIApp, settings: ServerSettings) -> uvicorn.Config:
         timeout_keep_alive=math.ceil(settings.keep_alive_timeout),
         timeout_graceful_shutdown=math.ceil(settings.grace) + _ENDING_SECONDS,
     )
+
+
+def _network(connection: Any) -> str:
+    return client_network((connection.client or ("",))[0])
 
 
 class _LimitedProtocol(H11Protocol):
@@ -97,11 +103,16 @@ class _LimitedProtocol(H11Protocol):
 
     async def _unless_full(self, scope: Any, receive: Any, send: Any) -> None:
         """The application; uvicorn's own refusal of too many connections would be plain text."""
-        if len(self.connections) <= self.max_connections:
+        if len(self.connections) <= self.max_connections or self._has_a_fair_share():
             return await self._served(scope, receive, send)
         text = f"The server has {self.max_connections} connections, as many as it may; try again."
         headers = {"retry-after": "1", "connection": "close"}
         await RequestError(503, text, code="overloaded", headers=headers).response()(scope, receive, send)
+
+    def _has_a_fair_share(self) -> bool:
+        """Whether this client's address has no more than an equal share of the connections that are allowed."""
+        counts = Counter(_network(connection) for connection in self.connections)
+        return len(counts) > 1 and counts[_network(self)] <= self.max_connections // len(counts)
 
     def _unsupported_upgrade_warning(self) -> None:
         """Not logged: any client may ask for another protocol, and is answered by HTTP."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import AsyncIterator
 
 import anyio
@@ -9,28 +10,46 @@ from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from vlm_serve.api.guard.context import owner
 from vlm_serve.api.guard.errors import RequestError
 
 
 class PendingBytes:
-    """Bytes of the bodies of all requests that have no answer yet."""
+    """Bytes of the bodies of all requests that have no answer yet, by owner; together at most `limit`.
 
-    def __init__(self, limit: int) -> None:
-        self.limit, self.total = limit, 0
+    If there are `several_owners`, what one has in more than one body is at most what is left over: alone half of the
+    limit, two a third each. So there is always room for another, and one's many bodies don't keep out the others'.
+    """
+
+    def __init__(self, limit: int, *, several_owners: bool) -> None:
+        self._limit, self._several, self._of = limit, several_owners, Counter[str]()
+
+    def add(self, owner: str, nbytes: int) -> None:
+        """Count bytes of an owner; negative ones are those of a body that has its answer."""
+        self._of[owner] += nbytes
+        self._of += Counter()  # leaves out owners without any
+
+    def has_room(self, owner: str, body: int) -> bool:
+        """Whether the owner may have what is counted, `body` bytes of it in the body that comes now."""
+        own, total = self._of[owner], self._of.total()
+        is_fair = not self._several or own == body or own + total <= self._limit
+        return is_fair and total <= self._limit
 
 
 class BodyLimit:
     """Refuses a body by its announced size, or once too much of it, or of all bodies together, has come."""
 
-    def __init__(self, app: ASGIApp, max_bytes: int, max_pending_bytes: int, timeout: float) -> None:
+    def __init__(
+        self, app: ASGIApp, max_bytes: int, max_pending_bytes: int, timeout: float, *, several_owners: bool
+    ) -> None:
         self._app, self._max, self._timeout = app, max_bytes, timeout
-        self._pending = PendingBytes(max_pending_bytes)
+        self._pending = PendingBytes(max_pending_bytes, several_owners=several_owners)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers = Headers(scope=scope)
         if scope["type"] != "http" or not ("content-length" in headers or "transfer-encoding" in headers):
             return await self._app(scope, receive, send)
-        body = _Body(self._max, self._pending)
+        body = _Body(self._max, self._pending, owner(scope))
         try:
             try:
                 body.check_announced(headers.get("content-length", "0"))
@@ -52,8 +71,9 @@ class BodyLimit:
 class _Body:
     """A request's body, counted in `pending` from its first byte to the first byte of its answer."""
 
-    def __init__(self, limit: int, pending: PendingBytes) -> None:
-        self._limit, self._pending, self._counted, self._data = limit, pending, 0, bytearray()
+    def __init__(self, limit: int, pending: PendingBytes, owner: str) -> None:
+        self._limit, self._pending, self._owner = limit, pending, owner
+        self._counted, self._data = 0, bytearray()
 
     def check_announced(self, length: str) -> None:
         if not length.isdigit() or int(length[:19]) > self._limit:
@@ -63,10 +83,10 @@ class _Body:
         async for part in _parts(receive):
             self._data += part
             self._counted += len(part)
-            self._pending.total += len(part)
+            self._pending.add(self._owner, len(part))
             if len(self._data) > self._limit:
                 raise self._too_large()
-            if self._pending.total > self._pending.limit:
+            if not self._pending.has_room(self._owner, len(self._data)):
                 text = "The server holds as many request bodies as it may; try again."
                 raise RequestError(503, text, code="overloaded", headers={"retry-after": "1"})
 
@@ -95,7 +115,7 @@ class _Body:
         return sent
 
     def release(self) -> None:
-        self._pending.total -= self._counted
+        self._pending.add(self._owner, -self._counted)
         self._counted = 0
 
 

@@ -6,15 +6,15 @@ import math
 import time
 from collections import OrderedDict
 from collections.abc import Callable
-from ipaddress import IPv6Address, ip_address, ip_network
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from vlm_serve.api.guard.addresses import client_network
 from vlm_serve.api.guard.context import owner
 from vlm_serve.api.guard.errors import RequestError
 
 MOST_BUCKETS = 100_000
-"""Clients that are remembered; of more, the one that was quiet longest is forgotten."""
+"""Clients that are remembered; of more, the one that was quiet longest is forgotten, and begins with a full bucket."""
 
 
 class TokenBuckets:
@@ -46,21 +46,10 @@ class RateLimit:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or not scope["path"].startswith("/v1/"):
             return await self._app(scope, receive, send)
-        wait = math.ceil(self._buckets.take(owner(scope) or _network(scope)))
+        host = (scope.get("client") or ("",))[0]
+        wait = math.ceil(self._buckets.take(owner(scope) or client_network(host)))
         if not wait:
             return await self._app(scope, receive, send)
         text = f"More than {self._per_minute} requests per minute; try again in {wait} s."
         error = RequestError(429, text, code="rate_limit_exceeded", headers={"retry-after": str(wait)})
         await error.response()(scope, receive, send)
-
-
-def _network(scope: Scope) -> str:
-    """The client's address; of IPv6 the /64 network, within which a client may choose its address."""
-    host = (scope.get("client") or ("",))[0]
-    try:
-        address = ip_address(host.partition("%")[0])
-    except ValueError:
-        return host
-    if not isinstance(address, IPv6Address):
-        return str(address)
-    return str(address.ipv4_mapped or ip_network((address, 64), strict=False))

@@ -38,7 +38,7 @@ def guard_middleware(
     if settings.requests_per_minute is not None:
         layers.append(Middleware(RateLimit, settings.requests_per_minute, settings.burst))
     limits = settings.max_body_bytes, settings.max_pending_bytes, settings.body_timeout
-    layers.append(Middleware(BodyLimit, *limits))
+    layers.append(Middleware(BodyLimit, *limits, several_owners=settings.keys_file is not None))
     layers.append(Middleware(AnswerTimeout, settings.answer_timeout))
     return layers
 
