@@ -11,6 +11,7 @@ from live_server import asgi_client, call, live_server
 from prometheus_client.parser import text_string_to_metric_families
 from scripted_engine import ScriptedEngine
 
+from vlm_core.errors import UserError
 from vlm_serve.api.app import create_app
 from vlm_serve.api.guard.keys import add_key
 from vlm_serve.engine.request import Failed, Finished, Piece, Started
@@ -65,6 +66,17 @@ def test_health_without_a_worker_and_after_a_change(settings, monkeypatch):
     response = get(create_app(engine, settings), "/health")
     expected = {"status": "unavailable", "model": "scripted", "model_folder_changed": True}
     assert (response.status_code, response.json()) == (503, expected)
+
+
+def test_health_tells_of_workers_that_are_missing(settings, monkeypatch):
+    engine = ScriptedEngine()
+    monkeypatch.setattr(engine, "stats", lambda: {"workers": 2, "workers_ready": 1})
+    response = get(create_app(engine, settings), "/health")
+    expected = {"status": "degraded", "model": "scripted", "workers": 2, "workers_ready": 1}
+    assert (response.status_code, response.json()) == (200, expected)
+    monkeypatch.setattr(engine, "failure", lambda: UserError("/a/path: lost"))
+    response = get(create_app(engine, settings), "/health")
+    assert (response.status_code, response.json()) == (503, {**expected, "status": "unavailable"})
 
 
 @pytest.mark.parametrize(

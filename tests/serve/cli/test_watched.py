@@ -15,6 +15,10 @@ REQUEST = GenerationRequest("r", TextPrompt("text"), SamplingParams())
 
 class Closable(ScriptedEngine):
     was_closed = False
+    problem = None
+
+    def failure(self):
+        return self.problem
 
     async def close(self, grace=30.0):
         self.was_closed = True
@@ -140,3 +144,42 @@ def test_closing_ends_both(folder):
 def test_the_name_in_the_api(folder):
     assert watched(folder).facts().name == "scripted"
     assert watched(folder, name="other").facts().name == "other"
+
+
+@pytest.fixture
+def at_once(monkeypatch):
+    monkeypatch.setattr("vlm_serve.cli.watched.POLL_SECONDS", 0.0)
+
+
+def test_the_watch_ends_once_no_request_can_be_answered(folder, at_once):
+    engine = watched(folder)
+    engine._engine.problem = UserError("no worker lives")
+    assert asyncio.run(asyncio.wait_for(engine.watch(), 5)) is engine._engine.problem
+    assert engine.failure() is engine._engine.problem
+
+
+def test_new_content_is_loaded_though_no_worker_of_the_old_one_lives(folder, at_once):
+    new = Closable()
+    engine = watched(folder, start=lambda: new)
+    engine._engine.problem = UserError("no worker lives")
+    change(folder)
+
+    async def run():
+        watching = asyncio.create_task(engine.watch())
+        while engine._engine is not new:
+            await asyncio.sleep(0.01)
+        assert not watching.done()
+        new.problem = UserError("no worker of the new one lives")
+        assert await asyncio.wait_for(watching, 5) is new.problem
+
+    asyncio.run(run())
+
+
+def test_the_watch_ends_if_the_new_content_can_t_be_loaded_either(folder, at_once):
+    def start():
+        raise UserError("a file is damaged")
+
+    engine = watched(folder, start=start)
+    engine._engine.problem = UserError("no worker lives")
+    change(folder)
+    assert asyncio.run(asyncio.wait_for(engine.watch(), 5)) is engine._engine.problem
