@@ -3,6 +3,7 @@
 import asyncio
 import itertools
 import threading
+from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -21,6 +22,10 @@ from vlm_serve.engine.workers import NONE_LEFT, RESTARTING, Workers
 PLAN = WorkerPlan(Path("model"), EngineSettings())
 
 
+class ScriptEnded(BaseException):
+    """No error of a process."""
+
+
 class ScriptedWorker(Worker):
     """Each of `steps` stands for a process; after the last one the thread ends."""
 
@@ -28,9 +33,13 @@ class ScriptedWorker(Worker):
         self.steps, self.killed = list(steps), threading.Event()
         super().__init__(PLAN, name)
 
+    def _run(self):
+        with suppress(ScriptEnded):
+            super()._run()
+
     def _serve(self):
         if not self.steps:
-            raise SystemExit  # of this thread alone
+            raise ScriptEnded
         self.process = SimpleNamespace(exitcode=-9, kill=lambda: None, is_alive=lambda: False)
         return self.steps.pop(0)(self)
 
