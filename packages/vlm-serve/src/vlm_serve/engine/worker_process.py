@@ -18,7 +18,7 @@ from vlm_core.runtime.parent_death import end_with_parent
 from vlm_serve.engine.batching.answer import CRASHED
 from vlm_serve.engine.local import LocalEngine
 from vlm_serve.engine.memory import compact_allocator
-from vlm_serve.engine.request import GenerationRequest
+from vlm_serve.engine.request import Event, GenerationRequest
 from vlm_serve.engine.settings import EngineSettings
 
 log = logging.getLogger(__name__)
@@ -73,7 +73,7 @@ def serve(connection: Connection, engine: LocalEngine) -> None:
     """Serve until told to close.
 
     Received: ("submit", number, request), ("cancel", number), ("close", grace). Sent: ("ready", facts),
-    ("event", number, event), ("stats", stats, steps), ("closed",).
+    ("events", [(number, event), …]), ("stats", stats, steps), ("closed",).
     """
     connection.send(("ready", engine.facts()))
     asyncio.run(_Worker(connection, engine).serve())
@@ -87,6 +87,7 @@ class _Worker:
         self.connection, self.engine = connection, engine
         self.tasks: dict[int, asyncio.Task[None]] = {}
         self.closed = asyncio.Event()
+        self._events: list[tuple[int, Event]] = []
 
     async def serve(self) -> None:
         loop = asyncio.get_running_loop()
@@ -102,7 +103,19 @@ class _Worker:
                 kind, *values = self.connection.recv()
                 loop.call_soon_threadsafe(getattr(self, f"_{kind}"), *values)
 
+    def _send_event(self, number: int, event: Event) -> None:
+        """With the others of this turn of the loop: those of a step are one message."""
+        if not self._events:
+            asyncio.get_running_loop().call_soon(self._send_events)
+        self._events.append((number, event))
+
+    def _send_events(self) -> None:
+        events, self._events = self._events, []
+        if events:
+            self._send("events", events)
+
     def _send(self, *message: Any) -> None:
+        self._send_events()  # in order
         try:
             self.connection.send(message)
         except OSError:  # the parent has ended, and this process ends with it
@@ -115,10 +128,10 @@ class _Worker:
         try:
             async with aclosing(self.engine.submit(request)) as events:
                 async for event in events:
-                    self._send("event", number, event)
+                    self._send_event(number, event)
         except Exception:
             log.exception("request %s failed", request.id)
-            self._send("event", number, CRASHED)
+            self._send_event(number, CRASHED)
         finally:
             self.tasks.pop(number, None)
 
