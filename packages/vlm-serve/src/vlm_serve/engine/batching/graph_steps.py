@@ -55,7 +55,7 @@ class GraphSteps:
         self._draws: GroupDraws | None = None
         self._draw_graph: Captured | None = None
         self._captured_of: Any = None
-        self.check(free=True)
+        self.renew()
 
     @property
     def count(self) -> int:
@@ -63,14 +63,12 @@ class GraphSteps:
         return len(self._graphs) + (self._draw_graph is not None)
 
     @torch.inference_mode()
-    def check(self, *, free: bool) -> None:
-        """Drop graphs of weights that have moved; capture again if all slots are `free`."""
+    def renew(self) -> None:
+        """Capture again if weights have moved. All slots are free; while one is in use, weights must not move."""
         now = (self._fingerprint.of([self._llm]), settings())
         if now != self._captured_of:
-            self._graphs, self._draw_graph = {}, None
-            if free:
-                self._captured_of = now
-                self._capture(hidden_changes=now[0] is None)
+            self._graphs, self._draw_graph, self._captured_of = {}, None, now
+            self._capture(hidden_changes=now[0] is None)
 
     def _capture(self, *, hidden_changes: bool) -> None:
         try:
