@@ -13,7 +13,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from vlm_core.errors import UserError
+from vlm_core.errors import UserError, one_line
 from vlm_core.runtime.parent_death import end_with_parent
 from vlm_serve.engine.batching.answer import CRASHED
 from vlm_serve.engine.local import LocalEngine
@@ -38,19 +38,23 @@ class WorkerPlan:
 
 
 def load_engine(plan: WorkerPlan) -> LocalEngine:
-    """Raises `UserError` as `LocalEngine.load`."""
+    """Raises `UserError` as `LocalEngine.load`, and for a GPU without room."""
     import torch
 
     if plan.threads is not None:
         torch.set_num_threads(plan.threads)
     dtype = None if plan.dtype is None else getattr(torch, plan.dtype)
-    return LocalEngine.load(
-        plan.folder,
-        plan.settings,
-        dtype=dtype,
-        device=plan.device,
-        trust_remote_code=plan.trust_remote_code,
-    )
+    try:
+        return LocalEngine.load(
+            plan.folder,
+            plan.settings,
+            dtype=dtype,
+            device=plan.device,
+            trust_remote_code=plan.trust_remote_code,
+        )
+    except torch.OutOfMemoryError as error:
+        text = f"{plan.device} has no room for the model and its slots: {one_line(error)}"
+        raise UserError(f"{text}; a smaller --dtype or fewer --slots need less") from None
 
 
 def load_worker(connection: Connection, plan: WorkerPlan, parent: int) -> LocalEngine | None:
