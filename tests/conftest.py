@@ -116,9 +116,22 @@ def tiny_folder(tiny_spec, tmp_path_factory):
     return path
 
 
-@pytest.fixture
-def tiny_model(tiny_folder):
-    """The model of `tiny_folder`, freshly loaded."""
+@pytest.fixture(scope="session")
+def loaded_tiny(tiny_folder):
+    """Model and spec of `tiny_folder`, loaded once, of which tests get copies."""
     from vlm_core.model_folder.assemble import load
 
-    return load(tiny_folder)[0]
+    return load(tiny_folder)
+
+
+@pytest.fixture
+def tiny_model(tiny_folder, loaded_tiny):
+    """The model of `tiny_folder`, as if it were freshly loaded."""
+    import copy
+    import json
+
+    from vlm_core.model_folder.model_digest import keep_digests_of_files
+
+    model, spec = copy.deepcopy(loaded_tiny[0]), loaded_tiny[1]
+    keep_digests_of_files(model, spec, json.loads((tiny_folder / "manifest.json").read_text())["files"])
+    return model
