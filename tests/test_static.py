@@ -3,6 +3,7 @@
 import ast
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -11,17 +12,28 @@ ROOT = Path(__file__).parents[1]
 COMMANDS = {
     "ruff check": ["ruff", "check", "."],
     "ruff format": ["ruff", "format", "--check", "."],
-    "pyright": ["pyright"],
+    "pyright": ["pyright", "packages", "examples", "scripts"],
+    "pyright of tests": ["pyright", "perf", "tests"],
     "import-linter": ["lint-imports"],
 }
+SLOW = ("pyright of tests",)
 
 
-@pytest.mark.parametrize("name", COMMANDS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow if name in SLOW else ()) for name in COMMANDS]
+)
 def test_clean(name):
     tool, *arguments = COMMANDS[name]
     command = [str(Path(sys.executable).with_name(tool)), *arguments]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_pyright_checks_every_folder_of_its_settings():
+    """In two runs: the types of tests and measurements take as long as those of all packages."""
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["pyright"]
+    checked = [name for command in COMMANDS.values() if command[0] == "pyright" for name in command[1:]]
+    assert sorted(checked) == sorted(settings["include"])
 
 
 def sources():
