@@ -20,6 +20,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # a worker a core: threads would wait f
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
+os.fsync = lambda fd: None  # no file of a test has to outlive a power failure, and a disk may take its time
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a shell starts jobs in the background
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
