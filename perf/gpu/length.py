@@ -1,10 +1,13 @@
 """Time and memory against length: Mamba-2.8B beside a Transformer of its size, random weights, bf16.
 
-    uv run python -m perf.gpu.length [--only prefill tokens] [--lengths 1024 65536] [--alone 1048576] [--compile-only]
+    uv run python -m perf.gpu.length [--only prefill tokens] [--lengths 1024 65536] [--alone 1048576] [--batches 1 4 8]
+                                     [--layers 32] [--compile-only]
 
 *Prefill* of one whole sequence; the longest only by ours. *Tokens*: one token after a context, by batch. The
 Transformer's is compiled and has a static cache for exactly that context (see `decode.py`); what that cache takes is
-worked out where it does not fit. Memory is what tensors take beyond the weights. Empty cells did not fit the GPU.
+worked out where it does not fit. `--layers` takes fewer layers of the Transformer, and twice as many of Mamba, so that
+it fits: both models' time and memory are those of their layers. Memory is what tensors take beyond the weights. Empty
+cells did not fit the GPU.
 """
 
 from __future__ import annotations
@@ -32,7 +35,7 @@ from perf.peers.compiled_transformer import compiled_tokens
 
 LENGTHS = [2**k for k in (10, 12, 13, 14, 15, 16)]
 ALONE = 2**20
-CONTEXTS = [(2**16, 1), (2**16, 4), (2**16, 8)]
+CONTEXT, BATCHES = 2**16, (1, 4, 8)
 TOKENS = 16
 PREFILL = [
     "tokens",
@@ -73,7 +76,7 @@ def prefills(size: Size, models: tuple, options: argparse.Namespace) -> Iterator
 
 def tokens(size: Size, models: tuple, options: argparse.Namespace) -> Iterator[list[str]]:
     ours, peer = models
-    for context, batch in [(16, 2), (32, 2)] if options.smoke else CONTEXTS:
+    for context, batch in [(16, 2), (32, 2)] if options.smoke else [(CONTEXT, n) for n in options.batches]:
         with torch.inference_mode():
             logits, state = state_after(ours, batch, context)
         mine = measured(lambda s=state, g=logits: our_tokens(ours, (g, s), TOKENS, True), options.rounds)
@@ -96,15 +99,20 @@ def main() -> None:
     arguments.add_argument("--only", nargs="+", choices=["prefill", "tokens"], default=["prefill", "tokens"])
     arguments.add_argument("--lengths", type=int, nargs="*", default=LENGTHS)
     arguments.add_argument("--alone", type=int, nargs="*", default=[ALONE], help="lengths by ours alone")
+    arguments.add_argument("--batches", type=int, nargs="+", default=BATCHES, help="sequences of *tokens*")
+    arguments.add_argument(
+        "--layers", type=int, default=FULL.layers, help="of the Transformer; ours has twice as many"
+    )
     arguments.add_argument(
         "--compile-only", action="store_true", help="fill torch's cache of compiled kernels"
     )
     options = start(arguments)
-    size = SMOKE if options.smoke else FULL
+    full = FULL._replace(layers=options.layers, mamba_layers=2 * options.layers)
+    size = SMOKE if options.smoke else full
     peer = transformer(size, 2**17)
     if options.compile_only:
-        for context, batch in CONTEXTS[:1]:  # others need a whole GPU
-            compiled_tokens(peer, batch, context, TOKENS)
+        for batch in options.batches:
+            compiled_tokens(peer, batch, CONTEXT, TOKENS)
         return
     for name, columns, rows in (("prefill", PREFILL, prefills), ("tokens", TOKEN, tokens)):
         if name in options.only:

@@ -1,6 +1,6 @@
 """The CUDA kernels under NVIDIA's compute-sanitizer: accesses outside of memory, and races in shared memory.
 
-    uv run python -m perf.gpu.sanitize
+    uv run python -m perf.gpu.sanitize [--tools racecheck] [--only scan conv norm layer]
 
 Needs `compute-sanitizer` of the CUDA toolkit on the PATH, and a GPU. Every kernel runs forward and backward on small
 inputs with and without segments, directions, missing channels and parts of time; torch's caching allocator is off, so
@@ -14,6 +14,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 
 import torch
 from perf.lib.common import parser
@@ -76,38 +77,54 @@ def norm(width: int) -> None:
 
 
 @torch.no_grad()
-def layer(segmented: bool) -> None:
+def layer(width: int, segmented: bool) -> None:
     """A layer in bf16 as one operation with the state after it, and a token through two of them."""
-    mixers = [MambaMixer(40, 16, dt_rank=8).eval() for _ in range(2)]
+    mixers = [MambaMixer(width, 16, dt_rank=max(8, width // 16)).eval() for _ in range(2)]
     for mixer in mixers:
         cast_parameters(mixer, torch.bfloat16)
     segments = torch.arange(LENGTH).expand(2, LENGTH) // 20 - 1 if segmented else None
-    x = torch.randn(2, LENGTH, 40).bfloat16()
+    x = torch.randn(2, LENGTH, width).bfloat16()
     _, state = mixers[0](x, None if segments is None else boundaries_of(segments), None)
-    stack = MambaStack(mixers, [torch.ones(40).bfloat16()] * 2, torch.ones(40).bfloat16(), 1e-5)
+    norms = [torch.ones(width).bfloat16()] * 2
+    stack = MambaStack(mixers, norms, norms[0], 1e-5)
     if decode.can_fuse(x[:, :1], mixers):
         decode.fused_decode_step(x[:, :1], stack, [state.conv] * 2, [state.ssm] * 2)
 
 
-def run_all() -> None:
+def scans() -> None:
+    for directions, width, segmented in itertools.product((1, 2), (40, 128), (False, True)):
+        for keep in (False, True)[:directions]:
+            scan(directions, width, segmented, keep)
+    for states, dtype in itertools.product((8, 24, 64), (torch.bfloat16, torch.float32)):
+        scan(1, 40, True, False, states, dtype)
+
+
+def convs() -> None:
+    for directions, width, segmented in itertools.product((1, 2), (40, 128), (False, True)):
+        conv(directions, width, segmented and directions == 1)
+
+
+def layers() -> None:
+    layer(40, False)
+    layer(40, True)
+    layer(2560, False)  # all layers of a token in one launch
+
+
+KERNELS = {"scan": scans, "conv": convs, "norm": lambda: norm(72), "layer": layers}
+
+
+def run_all(names: Sequence[str]) -> None:
     with torch.device(DEVICE):
-        for directions, width, segmented in itertools.product((1, 2), (40, 128), (False, True)):
-            for keep in (False, True)[:directions]:
-                scan(directions, width, segmented, keep)
-            conv(directions, width, segmented and directions == 1)
-        for states, dtype in itertools.product((8, 24, 64), (torch.bfloat16, torch.float32)):
-            scan(1, 40, True, False, states, dtype)
-        norm(72)
-        layer(False)
-        layer(True)
+        for name in names:
+            KERNELS[name]()
     if DEVICE.type == "cuda":
         torch.cuda.synchronize()
 
 
-def checked(tool: str, name: str) -> tuple[list[str], int]:
-    """A row of the table, and the exit code, of one tool over all kernels."""
+def checked(tool: str, name: str, only: Sequence[str]) -> tuple[list[str], int]:
+    """A row of the table, and the exit code, of one tool over some kernels."""
     words = [tool, "--tool", name, *TOOLS[name], "--error-exitcode", "9"]
-    words += [sys.executable, "-m", "perf.gpu.sanitize", "--inside"]
+    words += [sys.executable, "-m", "perf.gpu.sanitize", "--inside", "--only", *only]
     env = {**os.environ, "PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
     done = subprocess.run(words, env=env, capture_output=True, text=True)
     if done.returncode:
@@ -118,16 +135,18 @@ def checked(tool: str, name: str) -> tuple[list[str], int]:
 
 def main() -> int:
     arguments = parser(__doc__, rounds=1)
+    arguments.add_argument("--tools", nargs="+", choices=TOOLS, default=[*TOOLS])
+    arguments.add_argument("--only", nargs="+", choices=KERNELS, default=[*KERNELS])
     arguments.add_argument("--inside", action="store_true", help="run the kernels, without a tool")
     options = arguments.parse_args()
-    run_all()  # with tools, this compiles what their processes load from the cache
+    run_all(options.only)  # with tools, this compiles what their processes load from the cache
     if options.inside:
         return 0
     tools = [] if options.smoke else [shutil.which("compute-sanitizer")]
     if None in tools:
         sys.stderr.write("compute-sanitizer is not on the PATH; it is part of the CUDA toolkit\n")
         return 2
-    checks = [checked(tool, name) for tool in tools if tool for name in TOOLS]
+    checks = [checked(tool, name, options.only) for tool in tools if tool for name in options.tools]
     rows = [row for row, _ in checks] or [["none", "the kernels ran"]]
     table("CUDA kernels under compute-sanitizer", ["tool", "result"], rows)
     return int(any(code for _, code in checks))

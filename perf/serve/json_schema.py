@@ -99,6 +99,11 @@ class _Nobody:
     def send(self, event: Event) -> None:
         pass
 
+    hold = send
+
+    def flush(self) -> None:
+        pass
+
 
 class Live:
     """Sixteen answers that are decoded step by step."""

@@ -39,7 +39,6 @@ from perf.lib.serving import (
     warm,
 )
 from perf.lib.tables import number, ratio, table
-from perf.serve.load import transformers_peers
 
 from vlm_core.generation.generate import Session
 from vlm_core.generation.sampling import GenerationConfig
@@ -78,8 +77,11 @@ def asked(draw: random.Random, tokens: int) -> GenerationRequest:
     return chat_request(question(draw, draw.randint(WORDS // 2, WORDS + WORDS // 2)), sampling)
 
 
-def live(model: VLM, tokens: int) -> tuple[Rate, float, list[Record]]:
-    """(rate while all clients have a request, positions read for a token, the requests after each client's first)."""
+def live(model: VLM, tokens: int, rest: float = 0.05) -> tuple[Rate, float, list[Record]]:
+    """(rate while all clients have a request, positions read for a token, the requests after each client's first).
+
+    `rest`: seconds between an answer and the client's next request, on average.
+    """
     engine, records, arrivals = (
         engine_of(model, EngineSettings(slots=CLIENTS, cache_bytes=0)),
         [],
@@ -98,7 +100,7 @@ def live(model: VLM, tokens: int) -> tuple[Rate, float, list[Record]]:
             record = await recorded(engine, asked(draw, tokens))
             records.extend([record] if turn else [])
             mark()
-            await asyncio.sleep(draw.expovariate(20))
+            await asyncio.sleep(draw.expovariate(1 / rest))
 
     pause, _ = prefill(model, tokens, 1)
 
@@ -135,6 +137,8 @@ def contestants(options: Namespace, shape: tuple[int, int, int], tokens: int, st
     """What is measured besides the engine, by name."""
     if options.no_peer:
         return {}
+    from perf.serve.load import transformers_peers  # it needs transformers
+
     peers: Peers = {"`generate`": transformers_peers.generate(shape, CLIENTS, WORDS + 4, tokens)}
     if why_not := transformers_peers.why_not_served():
         print(why_not, file=sys.stderr)

@@ -10,7 +10,9 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["cancelled", "image_cache", "json_schema", "sessions", "throughput"])
+@pytest.mark.parametrize(
+    "name", ["cancelled", "gpu_throughput", "image_cache", "json_schema", "sessions", "throughput"]
+)
 def test_it_runs(name):
     command = [sys.executable, "-m", f"perf.serve.{name}", "--smoke", "--threads", "1"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)

@@ -57,11 +57,25 @@ def test_the_second_call_of_a_shape_is_captured(captures, layer):
 
 
 def test_the_graphs_used_last_are_kept(captures, layer):
-    graphs = CudaGraphs(limit=2)
+    graphs = CudaGraphs(limit=2, spare_bytes=0)
     for n in (1, 1, 2, 2, 1, 3, 3, 1, 2):
         through(graphs, layer, torch.randn(n, 3))
     assert len(graphs) == 2
     assert captures == [(1, 2), (2, 2), (3, 2), (2, 2)]
+
+
+def test_more_graphs_are_kept_while_they_are_small(captures, layer):
+    size = 4 * (3 + 2)  # bytes of a row of input and output
+    graphs = CudaGraphs(limit=1, spare_bytes=10 * size)
+    for n in (1, 2, 3, 4, 5):
+        through(graphs, layer, torch.randn(n, 3))
+        through(graphs, layer, torch.randn(n, 3))
+    assert len(graphs) == 2, "5 rows and 4"
+    for n in (4, 5):
+        through(graphs, layer, torch.randn(n, 3))
+    assert [shape[0] for shape in captures] == [1, 2, 3, 4, 5]
+    assert len(copy.deepcopy(graphs)) == 0
+    assert pickle.loads(pickle.dumps(graphs)).spare_bytes == 10 * size
 
 
 def test_another_backend_or_precision_has_a_graph_of_its_own(captures, layer, monkeypatch):

@@ -12,6 +12,7 @@ from engine_cases import answered, chat, outcome, request
 from worker_faults import HangingPlan, wait_for
 
 from vlm_core.errors import UserError
+from vlm_serve.engine.batching.answer import CRASHED
 from vlm_serve.engine.request import Finished, SamplingParams
 from vlm_serve.engine.settings import EngineSettings
 from vlm_serve.engine.worker import HUNG
@@ -72,6 +73,20 @@ def test_a_process_that_is_stopped_or_has_a_thread_that_never_returns(workers, c
         outcomes = hung(workers, request(chat(f"hang in {place}")))
         assert [one.last for one in outcomes] == [HUNG] * 3
         goes_on(workers, caplog, hangs)
+
+
+@pytest.mark.slow
+def test_a_process_whose_gpu_answers_no_more_ends(workers, caplog):
+    (worker,) = workers.workers
+    process = worker.process
+    outcomes = answered(workers, request(chat("red"), LONG), request(chat("lose the GPU"), LONG))
+    assert [one.last for one in outcomes] == [CRASHED] * 2
+    wait_for(lambda: worker.process is not process and worker.ready)
+    assert process.exitcode == 1
+    assert "worker 0 on cpu ended (exit code 1)" in caplog.text
+    (seen,) = answered(workers, request(chat("red")))
+    assert isinstance(seen.last, Finished)
+    worker.restarts -= 1  # of this test alone
 
 
 @pytest.mark.slow

@@ -18,8 +18,8 @@ from typing import Any
 
 @dataclass(frozen=True)
 class HangingPlan:
-    """A `WorkerPlan`. A prompt with "hang in prepare" or "hang in step" is never answered; with `load` false, the model
-    is never loaded.
+    """A `WorkerPlan`. A prompt with "hang in prepare" or "hang in step" is never answered, and one with "lose the GPU"
+    is the last one of its process; with `load` false, the model is never loaded.
     """
 
     folder: Path
@@ -37,6 +37,7 @@ class HangingPlan:
 
 def _unpickled(*values):
     """The plan, in the worker's process, whose engine is changed to hang."""
+    from vlm_serve.engine.batching import gpu
     from vlm_serve.engine.batching.scheduler import Scheduler
     from vlm_serve.engine.local import LocalEngine
     from vlm_serve.engine.prepare import Preparer
@@ -56,6 +57,9 @@ def _unpickled(*values):
         answers = (*self.waiting, *self.reading, *self.live)
         if any("hang in step" in str(answer.prepared.request.prompt) for answer in answers):
             _for_ever()
+        if any("lose the GPU" in str(answer.prepared.request.prompt) for answer in answers):
+            gpu.is_lost = lambda _: True
+            raise RuntimeError("CUDA error: an illegal memory access was encountered")
         return step(self, *arguments)
 
     Preparer.__call__, Scheduler.step = hanging_prepare, hanging_step

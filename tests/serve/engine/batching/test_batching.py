@@ -34,23 +34,23 @@ def test_transformers_are_decoded_one_by_one(transformers_model):
 
 
 def test_a_model_whose_logits_depend_on_the_number_of_rows_is_padded(served, monkeypatch):
-    logits_of = decode_groups._logits_of
+    logits_of = decode_groups._Probe.logits_of
 
-    def by_rows(model, states, ids, rows):
-        return logits_of(model, states, ids, rows) + len(rows)
+    def by_rows(probe, rows):
+        return logits_of(probe, rows) + len(rows)
 
-    monkeypatch.setattr(decode_groups, "_logits_of", by_rows)
+    monkeypatch.setattr(decode_groups._Probe, "logits_of", by_rows)
     assert Batching.of(served[0]) == Batching(ROWS, padded=True)
 
 
 def test_a_model_whose_logits_depend_on_the_company_is_decoded_one_by_one(served, monkeypatch):
-    logits_of = decode_groups._logits_of
+    logits_of = decode_groups._Probe.logits_of
 
-    def by_company(model, states, ids, rows):
-        logits = logits_of(model, states, ids, rows)
+    def by_company(probe, rows):
+        logits = logits_of(probe, rows)
         return logits + logits.mean()
 
-    monkeypatch.setattr(decode_groups, "_logits_of", by_company)
+    monkeypatch.setattr(decode_groups._Probe, "logits_of", by_company)
     assert Batching.of(served[0]) == Batching(1)
 
 

@@ -51,6 +51,11 @@ class Receiver:
     def send(self, event):
         self.events.append(event)
 
+    hold = send
+
+    def flush(self):
+        pass
+
     def count(self, kind=Piece):
         return sum(isinstance(event, kind) for event in self.events)
 
@@ -212,7 +217,7 @@ def test_an_error_while_decoding_ends_its_group_alone(steps, monkeypatch):
     while len(engine.scheduler.live) <= ROWS:
         engine.run(1)
     first, second = engine.scheduler.groups
-    monkeypatch.setattr(first, "step", lambda _: 1 / 0)
+    monkeypatch.setattr(first, "launch", lambda _: 1 / 0)
     engine.run(1)
     assert sum(receiver.events[-1] == CRASHED for receiver in receivers) == ROWS
     assert engine.scheduler.groups == [second]

@@ -8,7 +8,7 @@ from vlm_ssm import MambaMixer, backends, cast_parameters
 if backends.missing("cuda"):
     pytest.skip("the kernels need a CUDA device", allow_module_level=True)
 
-from vlm_ssm.cuda.decoding import matvec
+from vlm_ssm.cuda.decoding import matvec, stack_step
 from vlm_ssm.cuda.decoding import step as decode
 from vlm_ssm.mamba_layer import MambaStack
 from vlm_ssm.triton import decode as triton_decode
@@ -25,6 +25,12 @@ def _on_the_gpu():
 
 def far(a, b):
     return ((a.double() - b.double()).norm() / b.double().norm()).item()
+
+
+def test_products_have_the_same_bits_in_any_batch():
+    x, weight = torch.randn(16, 2560).to(BF16), torch.randn(5000, 2560).to(BF16)
+    whole = matvec.linear(x, weight)
+    assert all(torch.equal(matvec.linear(x[:n], weight), whole[:n]) for n in range(1, 16))
 
 
 @pytest.mark.parametrize("vectors", [1, 2, 3, 8, 16])
@@ -44,23 +50,72 @@ def test_products_that_are_not_covered():
     assert matvec.linear(x[:1, 1:9], weight[:, 1:9]) is None
 
 
-@pytest.mark.parametrize("batch", [1, 3, 8, 13, 16, 17])
-@pytest.mark.parametrize(
-    ("width", "rank", "taps", "alone"),
-    [(64, 8, 4, False), (72, 40, 3, False), (2560, 160, 4, False), (64, 16, 4, True)],
-)
-def test_a_token_equals_that_of_triton(batch, width, rank, taps, alone):
-    """Output, states, in place as well; from run to run bit by bit."""
-    mixers = [MambaMixer(width, 16, taps, dt_rank=rank).eval() for _ in range(1 if alone else 3)]
+def inputs(batch, width, rank, taps=4, *, layers=3, alone=False):
+    """Embeddings, random layers, and states of them."""
+    mixers = [MambaMixer(width, 16, taps, dt_rank=rank).eval() for _ in range(layers)]
     for mixer in mixers:
         mixer.A_log += 0.3 * torch.randn_like(mixer.A_log)
         mixer.D += torch.randn_like(mixer.D)
         cast_parameters(mixer, BF16)
-    E, count = mixers[0].d_inner, len(mixers)
-    conv, ssm = torch.randn(count, batch, taps - 1, E).to(BF16), torch.randn(count, batch, E, 16)
-    norms = [None] if alone else list((1 + 0.1 * torch.randn(count, width)).to(BF16))
-    x, last = torch.randn(batch, 1, width).to(BF16), None if alone else norms[0]
-    stack = MambaStack(mixers, norms, last, 1e-5)
+    E = mixers[0].d_inner
+    conv, ssm = torch.randn(layers, batch, taps - 1, E).to(BF16), torch.randn(layers, batch, E, 16)
+    norms = [None] if alone else list((1 + 0.1 * torch.randn(layers, width)).to(BF16))
+    stack = MambaStack(mixers, norms, None if alone else norms[0], 1e-5)
+    return torch.randn(batch, 1, width).to(BF16), stack, (conv, ssm)
+
+
+needs_residents = pytest.mark.skipif(stack_step.gpu_of(0) is None, reason="needs compute capability 9.0")
+
+
+@pytest.mark.parametrize(("width", "rank"), [(64, 8), (768, 48), (2560, 160)])
+def test_a_sequence_has_the_same_bits_in_any_batch(width, rank):
+    """Also from run to run: blocks that wait for each other and copies that run ahead leave no choice."""
+    x, stack, states = inputs(16, width, rank, layers=9)
+
+    def step(count):
+        conv, ssm = (state[:, :count].contiguous() for state in states)
+        return decode.fused_decode_step(x[:count], stack, conv.unbind(), ssm.unbind())
+
+    whole = step(16)
+    for count in (1, 2, 7, 8, 9, 15, *[16] * 30, *[8] * 30):
+        y, conv, ssm = step(count)
+        assert torch.equal(y, whole[0][:count])
+        assert torch.equal(conv, whole[1][:, :count])
+        assert torch.equal(ssm, whole[2][:, :count])
+
+
+@needs_residents
+@pytest.mark.parametrize("batch", [1, 8, 9, 16])
+@pytest.mark.parametrize(
+    ("width", "rank", "taps"), [(768, 48, 4), (1536, 96, 3), (2048, 128, 2), (2560, 160, 4)]
+)
+def test_one_launch_for_all_layers_equals_one_a_product(batch, width, rank, taps, monkeypatch):
+    """Sizes that are not in `COMPARED` as well: who runs this with them may add them."""
+    x, stack, (conv, ssm) = inputs(batch, width, rank, taps, layers=9)
+    arguments = (x, stack, conv.unbind(), ssm.unbind())
+    monkeypatch.setattr(stack_step, "COMPARED", {(width, 2 * width, rank, taps)})
+    assert stack_step.why_not_covered(x, stack) is None
+    found = decode.fused_decode_step(*arguments)
+    monkeypatch.setattr(stack_step, "COMPARED", set())
+    for a, b in zip(found, decode.fused_decode_step(*arguments), strict=True):
+        assert far(a, b) < 5e-3
+
+
+@pytest.mark.parametrize("batch", [1, 3, 8, 13, 16, 17])
+@pytest.mark.parametrize(
+    ("width", "rank", "taps", "alone"),
+    [
+        (64, 8, 4, False),
+        (72, 40, 3, False),
+        (768, 48, 4, False),
+        (2048, 128, 2, False),
+        (2560, 160, 4, False),
+        (64, 16, 4, True),
+    ],
+)
+def test_a_token_equals_that_of_triton(batch, width, rank, taps, alone):
+    """Output, states, in place as well; from run to run bit by bit."""
+    x, stack, (conv, ssm) = inputs(batch, width, rank, taps, layers=1 if alone else 3, alone=alone)
     assert (decode.why_not_covered(x, stack) is None) == (batch <= 16)
     arguments = (x, stack, conv.unbind(), ssm.unbind())
     wanted, found = triton_decode.fused_decode_step(*arguments), decode.fused_decode_step(*arguments)

@@ -7,9 +7,11 @@ import pytest
 import torch
 
 from vlm_ssm.cuda import conv, launch, parameters, reduce, scan_backward, scan_forward
-from vlm_ssm.cuda.decoding import matvec
+from vlm_ssm.cuda.decoding import matvec, stack_step
 from vlm_ssm.cuda.decoding import step as decode
 from vlm_ssm.cuda.norms import layer_norm, rms_norm
+
+FIELDS_OF_A_LAYER = 14
 
 
 @pytest.fixture
@@ -48,11 +50,22 @@ def launches(monkeypatch):
         rms_norm,
         scan_backward,
         scan_forward,
+        stack_step,
     ):
         monkeypatch.setattr(module, "kernel", Kernel)
     for module in (decode, matvec):
         dependent = lambda run, grid, threads, device, **values: run(grid, threads, 0, device, **values)  # noqa: E731
         monkeypatch.setattr(module, "launch_dependent", dependent)
+
+    def resident(run, blocks, threads, shared, device, arguments):
+        constants, (own, layers) = dict(run.constants), arguments
+        assert len(own) == len(launch.argument_names(run.file))
+        assert len(layers) == FIELDS_OF_A_LAYER * constants["LAYERS"]
+        assert (blocks, shared) == (constants["GRID"], constants["SHARED"])
+        made.append((run.file, run.constants))
+
+    monkeypatch.setattr(stack_step, "launch_resident", resident)
+    monkeypatch.setattr(stack_step, "gpu_of", lambda device: None)
     for module in (decode, parameters, rms_norm):
         monkeypatch.setattr(module, "is_usable", lambda device: True)
     forget_launches()

@@ -18,7 +18,7 @@ from vlm_core.errors import UserError
 from vlm_core.generation.generate import Session
 from vlm_core.generation.sampling import GenerationConfig
 from vlm_core.generation.stop_strings import generate_until
-from vlm_core.model_folder.assemble import load
+from vlm_core.model_folder.assemble import load, make_current
 from vlm_core.text.render import IMAGE, Message, TokenizedConversation, render, require_question
 from vlm_core.views.image_views import ImageInput
 
@@ -66,6 +66,7 @@ class SavedVLM(lmms):
         self.model, spec = load(
             pretrained, dtype=number, device=self.device, trust_remote_code=trust_remote_code
         )
+        make_current(self.device)
         require_question(spec.template)
         self.template = spec.template
 

@@ -17,7 +17,7 @@ from vlm_core.evaluation.inference import AnsweredQuestion, BenchmarkInference, 
 from vlm_core.evaluation.questions import missing_images, missing_lines, sample
 from vlm_core.io import manifest
 from vlm_core.model import VLM
-from vlm_core.model_folder.assemble import load, versions
+from vlm_core.model_folder.assemble import load, make_current, versions
 from vlm_core.plugins.config import BenchmarkConfig
 from vlm_core.spec.spec import Spec
 from vlm_core.states.cache import StateCache
@@ -134,6 +134,7 @@ class LoadedModel:
         """Read a model folder, every file checked against its manifest; see `vlm_core.model_folder.assemble.load`."""
         number = getattr(torch, dtype) if dtype else None
         model, spec = load(path, dtype=number, device=device, trust_remote_code=trust_remote_code)
+        make_current(device)
         return cls(model, spec, path, manifest.sha256(path / manifest.MANIFEST), device)
 
 

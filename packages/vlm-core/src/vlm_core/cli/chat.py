@@ -130,12 +130,13 @@ def chat(args: argparse.Namespace) -> int:
 
     from vlm_core.generation.conversation import Conversation
     from vlm_core.generation.sampling import GenerationConfig
-    from vlm_core.model_folder.assemble import default_device, load
+    from vlm_core.model_folder.assemble import default_device, load, make_current
     from vlm_core.text.render import require_question
 
     device = args.device or default_device()
     dtype = args.dtype and getattr(torch, args.dtype)
     model, spec = load(args.model, dtype=dtype, device=device, trust_remote_code=args.trust_remote_code)
+    make_current(device)
     watching = frames is not None or stream is not None
     if args.ask is None or (watching and args.ask.strip()):  # --ask "" asks for a caption
         require_question(spec.template)

@@ -33,6 +33,12 @@ def scaled(logits: Tensor, temperature: float) -> Tensor:
     return (logits - logits.amax(-1, keepdim=True)) / max(temperature, torch.finfo(torch.float32).tiny)
 
 
+def most_likely(logits: Tensor) -> Tensor:
+    """Logits (B, V) -> the ids (B) of the largest, -1 where they are not finite; without waiting for a GPU."""
+    best = logits.max(-1)
+    return torch.where(best.values.isfinite(), best.indices, -1)
+
+
 @dataclass(frozen=True)
 class TokenSampler:
     """`vlm_core.interfaces.Sampler` of a `GenerationConfig`; ids from `vocabulary` on are padding, never chosen."""
@@ -45,8 +51,7 @@ class TokenSampler:
         """Logits (B, V), whose padding becomes -inf -> ids (B), -1 where logits are not finite; without waiting."""
         logits[:, self.vocabulary :] = -torch.inf
         if self.temperature == 0:
-            best = logits.max(-1)
-            return torch.where(best.values.isfinite(), best.indices, -1)
+            return most_likely(logits)
         p, order = scaled(logits, self.temperature).softmax(-1).sort(-1, descending=True)
         finite = p[..., 0].isfinite()
         p = p.masked_fill(p.cumsum(-1) - p >= self.top_p, 0)  # the first id is always kept

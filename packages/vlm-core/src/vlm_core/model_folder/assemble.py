@@ -155,6 +155,13 @@ def default_device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
+def make_current(device: torch.device | str) -> None:
+    """Let a program's kernels be launched on this CUDA device, which those of Triton need; nothing for others."""
+    device = torch.device(device)
+    if device.type == "cuda" and device.index is not None:
+        torch.cuda.set_device(device)
+
+
 def _check_device(device: torch.device | str) -> None:
     """Raise `UserError` for a device that can't be used, before any file is read."""
     try:

@@ -17,14 +17,16 @@ from torch import Tensor, nn
 from vlm_core.numerics.graph_fingerprint import Fingerprint
 
 _log = logging.getLogger(__name__)
+SPARE_BYTES = 2**30
+"""For one sequence of a 2.8B, 20 graphs of a prefill: those of all lengths up to 512."""
 Tensors = tuple[Tensor, ...]
 Function = Callable[..., Tensors]
 
 
 def usable(*inputs: Tensor) -> bool:
-    """Whether calls on these can be graphs at all: on a CUDA device, without gradients, autocast and tracing."""
+    """Whether calls on these can be graphs at all: on the current CUDA device, without gradients, autocast, tracing."""
     return (
-        all(t.is_cuda for t in inputs)
+        all(t.is_cuda and t.device.index == torch.cuda.current_device() for t in inputs)
         and not torch.is_grad_enabled()
         and not torch.compiler.is_compiling()
         and not torch.is_autocast_enabled("cuda")
@@ -97,17 +99,22 @@ class _Graph(NamedTuple):
     captured: Captured
     fingerprint: list[int]
 
+    @property
+    def nbytes(self) -> int:
+        """Of inputs and outputs, which no other graph shares."""
+        return sum(t.nbytes for t in (*self.inputs, *self.captured.outputs))
+
 
 class CudaGraphs:
     """Calls as CUDA graphs, captured at their second call: a single call doesn't pay for it.
 
-    There is one for each set of shapes and `settings`. The `limit` graphs used last are kept; they share their memory.
-    Results equal those of the function bit by bit. Copies of this object are empty: a copied model has other
-    weights.
+    There is one for each set of shapes and `settings`. The `limit` graphs used last are kept, and more of them while
+    the inputs and outputs of all take up to `spare_bytes`; they share their other memory. Results equal those of the
+    function bit by bit. Copies of this object are empty: a copied model has other weights.
     """
 
-    def __init__(self, limit: int = 8) -> None:
-        self.limit = limit
+    def __init__(self, limit: int = 8, spare_bytes: int = SPARE_BYTES) -> None:
+        self.limit, self.spare_bytes = limit, spare_bytes
         self._graphs: OrderedDict[Any, _Graph] = OrderedDict()
         self._called: OrderedDict[Any, None] = OrderedDict()  # once, without a graph
         self._refused: set[Any] = set()  # what can't be captured
@@ -117,10 +124,10 @@ class CudaGraphs:
         self._done: Any = None  # the end of the last call: graphs that share memory must not overlap
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return CudaGraphs, (self.limit,)
+        return CudaGraphs, (self.limit, self.spare_bytes)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> CudaGraphs:
-        return CudaGraphs(self.limit)
+        return CudaGraphs(self.limit, self.spare_bytes)
 
     def __len__(self) -> int:
         return len(self._graphs)
@@ -152,12 +159,17 @@ class CudaGraphs:
             while len(self._called) > 16 * self.limit:
                 self._called.popitem(last=False)
             return None
-        graph = graph or self._captured(key, function, inputs, now)
+        if graph is None and (graph := self._captured(key, function, inputs, now)) is not None:
+            self._drop_oldest(graph.nbytes)
         if graph is not None:
             self._graphs[key] = graph
-            while len(self._graphs) > self.limit:
-                self._graphs.popitem(last=False)
         return graph
+
+    def _drop_oldest(self, nbytes: int) -> None:
+        """Make room for a graph."""
+        nbytes += sum(graph.nbytes for graph in self._graphs.values())
+        while len(self._graphs) >= self.limit and nbytes > self.spare_bytes:
+            nbytes -= self._graphs.popitem(last=False)[1].nbytes
 
     def _captured(self, key: Any, function: Function, inputs: Tensors, now: list[int]) -> _Graph | None:
         own = tuple(t.clone() for t in inputs)

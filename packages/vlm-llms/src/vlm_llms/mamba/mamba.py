@@ -255,9 +255,9 @@ class MambaLM(LanguageModel):
         return initial_buffers(self.blocks, batch, self.backbone.embedding.weight)
 
     def cuda_graph_decoder(self, state: MambaState, sampler: Sampler) -> CudaGraphDecoder | None:
-        """A CUDA graph a token, captured once for a batch size and sampler; None without a GPU and Triton."""
+        """A CUDA graph a token, captured once for a batch size and sampler; None without a current GPU and Triton."""
         weight = self.backbone.embedding.weight
-        if weight.device.type != "cuda" or not plain(self.backbone.embedding, nn.Embedding):
+        if not usable(weight) or not plain(self.backbone.embedding, nn.Embedding):
             return None
         mixers, batch = self._plain_mixers(), len(state[0].conv)
         if not decode.can_fuse(weight.new_empty(batch, 1, self.dim), mixers):

@@ -26,8 +26,10 @@ class MambaSlots:
     def put(self, slot: int, state: MambaState) -> None:
         """As in `DecodeSlots`."""
         for buffer, layers in zip(self._buffers, zip(*state, strict=True), strict=True):
-            for to, layer in zip(buffer[:, slot].unbind(0), layers, strict=True):
-                to.copy_(layer[0])
+            # one launch for all layers on a GPU
+            torch._foreach_copy_(  # pyright: ignore[reportPrivateImportUsage]
+                buffer[:, slot].unbind(0), [layer[0] for layer in layers]
+            )
 
     @torch.inference_mode()
     def take(self, slot: int) -> MambaState:

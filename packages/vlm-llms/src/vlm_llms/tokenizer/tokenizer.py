@@ -118,8 +118,13 @@ class FastTokenizer(Tokenizer):
     def decode(self, ids: Sequence[int]) -> str:
         """Text of `ids`, without control ids; invalid UTF-8 becomes U+FFFD."""
         plain = [i for i in ids if i not in self.control_ids]
-        with failures(f"the tokenizer can't decode the ids {plain!r:.60}", "its tokenizer.json is damaged"):
+        try:
             return self._backend.decode(plain, skip_special_tokens=True)
+        except BaseException:  # preparing the message takes as long as decoding a token
+            with failures(
+                f"the tokenizer can't decode the ids {plain!r:.60}", "its tokenizer.json is damaged"
+            ):
+                raise
 
     def token_id(self, token: str) -> int | None:
         """The id of a token by its exact name, control tokens included."""

@@ -28,6 +28,7 @@ ENGINE_HELP = {
     "cache_misses_total": "States looked for that were not in the cache.",
     "cache_states": "Cached states in memory.",
     "cached_positions_total": "Positions of prompts that came from the cache.",
+    "decode_graphs": "CUDA graphs that decode groups of answers; 0 where steps are launched call by call.",
     "decode_steps_total": "Calls of the model that decode, each for one or several answers.",
     "generated_tokens_total": "Generated tokens.",
     "model_folder_changed": "1 while the model folder has another content than is served.",

@@ -8,28 +8,25 @@ import threading
 from collections.abc import AsyncGenerator, Iterator, Mapping
 from contextlib import aclosing, contextmanager
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from vlm_core.errors import BadSample, UserError
 from vlm_core.generation.prefix_reader import PrefixReader
-from vlm_core.io import digests
 from vlm_core.model import VLM
 from vlm_core.states.cache import StateCache
 from vlm_core.states.disk_cache import DiskCache
-from vlm_core.states.manifest import ModelFacts as StateFacts
-from vlm_core.text.messages import Message
-from vlm_core.text.render import render
 from vlm_core.text.template import AnyTemplate
+from vlm_serve.engine.batching import gpu
 from vlm_serve.engine.batching.answer import CRASHED, Answer
 from vlm_serve.engine.batching.decode_groups import Batching
 from vlm_serve.engine.batching.fair_queue import FairQueue
 from vlm_serve.engine.batching.scheduler import Scheduler
 from vlm_serve.engine.prepare import Preparer
 from vlm_serve.engine.request import Event, GenerationRequest, ModelFacts, refusal
+from vlm_serve.engine.served_facts import served_facts
 from vlm_serve.engine.settings import EngineSettings
-from vlm_serve.engine.ticket import CLOSING, FULL, Ticket, is_full
+from vlm_serve.engine.ticket import CLOSING, FULL, Outbox, Ticket, is_full
 
 log = logging.getLogger(__name__)
 
@@ -41,21 +38,19 @@ class LocalEngine:
         self, model: VLM, template: AnyTemplate, settings: EngineSettings | None = None, *, name: str = "vlm"
     ) -> None:
         self.settings = settings = settings or EngineSettings()
+        self._device = next(model.llm.parameters()).device
         self.cache = _cache(settings)
-        self.reader = PrefixReader(model, template, self.cache)
-        self.reader.prepare()
-        self.preparer = Preparer(self.reader, settings.max_positions, shared_cache=settings.shared_cache)
-        self._facts = _facts(model, template, name, settings.max_positions)
-        self.scheduler = Scheduler(self.reader, self.preparer, settings, Batching.of(model))
-        least = self.scheduler.costs.bytes(1)
-        if settings.state_bytes is not None and settings.state_bytes < least:
-            text = f"one answer's state has {least} bytes, the budget of all states {settings.state_bytes}"
-            raise UserError(f"{text}: --state-memory, or state_bytes, must be larger")
+        with gpu.launching_on(self._device):
+            self.scheduler = self._scheduler(model, template)
+        self._facts = served_facts(model, template, name, settings.max_positions)
         self._tickets: set[Ticket] = set()
+        self._outbox: Outbox | None = None
         self._unprepared: FairQueue[Ticket] = FairQueue()
         self._preparing = 0
         self._prepared: list[Answer] = []
         self._closing = self._ended = False
+        self.lost = False
+        """Whether the GPU has failed: every request fails, until another process has taken over."""
         self._steps = [0] * (settings.preparing_threads + 1)
         self._work, self._decode = threading.Condition(), threading.Condition()
         self._threads = [
@@ -84,6 +79,17 @@ class LocalEngine:
         model, spec = load(folder, dtype=dtype, device=device, trust_remote_code=trust_remote_code)
         return cls(model, spec.template, settings, name=spec.name)
 
+    def _scheduler(self, model: VLM, template: AnyTemplate) -> Scheduler:
+        """With everything that takes long at a first request."""
+        settings = self.settings
+        self.reader = PrefixReader(model, template, self.cache)
+        self.reader.prepare()
+        self.preparer = Preparer(self.reader, settings.max_positions, shared_cache=settings.shared_cache)
+        scheduler = Scheduler(self.reader, self.preparer, settings, Batching.of(model))
+        scheduler.prepare()
+        scheduler.state_budget = gpu.state_budget(settings, scheduler.costs, gpu.free_memory(self._device))
+        return scheduler
+
     async def submit(self, request: GenerationRequest) -> AsyncGenerator[Event]:
         """As in `Engine`."""
         if self._closing:
@@ -92,7 +98,9 @@ class LocalEngine:
         if is_full(self._waiting, self.settings.queue, request.owner, self._tickets):
             yield FULL
             return
-        ticket = Ticket(request)
+        if self._outbox is None or self._outbox.loop is not asyncio.get_running_loop():
+            self._outbox = Outbox()
+        ticket = Ticket(request, self._outbox)
         ticket.on_cancel = self._wake
         self._tickets.add(ticket)
         with self._work:
@@ -127,6 +135,7 @@ class LocalEngine:
             "slots_in_use": scheduler.slots_in_use,
             "state_bytes": scheduler.state_bytes,
             "batch_rows": scheduler.batching.rows,
+            "decode_graphs": scheduler.decode_graphs,
             "requests_total": counters.requests,
             "requests_finished_total": counters.finished,
             "requests_failed_total": counters.failed,
@@ -208,8 +217,8 @@ class LocalEngine:
             ticket.send(CRASHED)
             return
         with self._decode:
-            if self._ended:
-                ticket.send(CLOSING)
+            if self._ended or self.lost:
+                ticket.send(CRASHED if self.lost else CLOSING)
                 return
             self._prepared.append(answer)
             self._decode.notify()
@@ -222,6 +231,10 @@ class LocalEngine:
 
     def _run(self) -> None:
         """The decode thread."""
+        with gpu.launching_on(self._device):
+            self._decode_requests()
+
+    def _decode_requests(self) -> None:
         worked = True
         while True:
             with self._decode:
@@ -233,12 +246,25 @@ class LocalEngine:
             if ended:
                 self.scheduler.fail_all(CLOSING)
                 return
+            failed = self.scheduler.counters.failed
             try:
                 with self._step(-1):
                     worked = self.scheduler.step(self._arriving)
             except Exception:  # of the scheduler itself: no request is known to be sound
                 log.exception("a step of the engine failed")
                 self.scheduler.fail_all(CRASHED)
+            if self.scheduler.counters.failed > failed and gpu.is_lost(self._device):
+                log.critical("the GPU answers no more in this process")
+                self._lose()
+                return
+
+    def _lose(self) -> None:
+        """Fail what there is and what comes: nothing can be computed any more."""
+        with self._decode:
+            self.lost = True
+        for answer in self._arriving():
+            answer.receiver.send(CRASHED)
+        self.scheduler.fail_all(CRASHED)
 
 
 def _cache(settings: EngineSettings) -> StateCache | None:
@@ -247,30 +273,3 @@ def _cache(settings: EngineSettings) -> StateCache | None:
         return None
     disk = None if folder is None else DiskCache(folder, settings.cache_folder_bytes)
     return StateCache(settings.cache_bytes, disk)
-
-
-def _facts(model: VLM, template: AnyTemplate, name: str, max_positions: int) -> ModelFacts:
-    state = StateFacts.of(model, template)
-    return ModelFacts(
-        name=name,
-        digest=digests.of(state.model_dump(mode="json")),
-        max_positions=max_positions,
-        images=True,
-        videos=_reads_videos(),
-        system=_takes_system(model, template),
-    )
-
-
-def _reads_videos() -> bool:
-    from importlib.util import find_spec
-
-    return find_spec("av") is not None
-
-
-def _takes_system(model: VLM, template: AnyTemplate) -> bool:
-    question: Any = [Message("user", ("a",))]
-    try:
-        render(template, question, model.llm.tokenizer, system="b")
-    except UserError:
-        return False
-    return True

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import AsyncGenerator, Callable, Collection
 from contextlib import suppress
 
@@ -13,22 +13,56 @@ CLOSING = Failed("overloaded", "the server is shutting down")
 FULL = Failed("overloaded", "too many requests are waiting; try again later")
 
 
+class Outbox:
+    """Events on their way to the running event loop; to wake it takes longer than what a thread does for a token."""
+
+    def __init__(self) -> None:
+        self.loop = asyncio.get_running_loop()
+        self._events = deque[tuple[asyncio.Queue[Event], Event]]()
+        self._woken = False
+
+    def put(self, queue: asyncio.Queue[Event], event: Event) -> None:
+        """From any thread; it is delivered after the next `flush`."""
+        self._events.append((queue, event))
+
+    def flush(self) -> None:
+        """From any thread."""
+        if self._events and not self._woken:
+            self._woken = True
+            with suppress(RuntimeError):  # the loop has ended
+                self.loop.call_soon_threadsafe(self._deliver)
+
+    def _deliver(self) -> None:
+        self._woken = False  # first: an event that comes now wakes again
+        while self._events:
+            queue, event = self._events.popleft()
+            queue.put_nowait(event)
+
+
 class Ticket:
     """A request whose events come from another thread. Events after the last one, or after `cancel`, are dropped."""
 
-    def __init__(self, request: GenerationRequest) -> None:
+    def __init__(self, request: GenerationRequest, outbox: Outbox | None = None) -> None:
+        """`outbox`: one of the running loop, that tickets share."""
         self.request, self._events = request, asyncio.Queue[Event]()
-        self._loop = asyncio.get_running_loop()
+        self._outbox = outbox or Outbox()
         self.cancelled = self.done = False
         self.on_cancel: Callable[[], None] = lambda: None
 
     def send(self, event: Event) -> None:
         """From any thread."""
+        self.hold(event)
+        self.flush()
+
+    def hold(self, event: Event) -> None:
+        """As `send`, at the next `flush` of any ticket of this loop."""
         if self.done or self.cancelled:
             return
         self.done = isinstance(event, Finished | Failed)
-        with suppress(RuntimeError):  # the loop has ended
-            self._loop.call_soon_threadsafe(self._events.put_nowait, event)
+        self._outbox.put(self._events, event)
+
+    def flush(self) -> None:
+        self._outbox.flush()
 
     async def events(self) -> AsyncGenerator[Event]:
         """All events; if the caller stops before the last one, the request is cancelled."""

@@ -137,4 +137,8 @@ class _Worker:
     async def _send_stats(self) -> None:
         while True:
             self._send("stats", dict(self.engine.stats()), self.engine.steps())
+            if self.engine.lost:
+                await asyncio.sleep(STATS_SECONDS)  # the requests that failed are told so
+                log.error("this process ends, so that another one can use the GPU")
+                os._exit(1)
             await asyncio.sleep(STATS_SECONDS)

@@ -32,7 +32,7 @@ def _madvise() -> Callable[[int, int, int], int] | None:
 def with_huge_pages(t: Tensor) -> Tensor:
     """The new, contiguous tensor itself, its memory advised for huge pages if it is large; only a hint."""
     size, advise = t.nbytes, _madvise()
-    if size >= LARGE and advise is not None:
+    if size >= LARGE and t.device.type == "cpu" and advise is not None:
         begin = -(-t.data_ptr() // mmap.PAGESIZE) * mmap.PAGESIZE
         end = (t.data_ptr() + size) // mmap.PAGESIZE * mmap.PAGESIZE
         advise(begin, end - begin, mmap.MADV_HUGEPAGE)

@@ -23,6 +23,11 @@ class Receiver(Protocol):
 
     def send(self, event: Event) -> None: ...
 
+    def hold(self, event: Event) -> None:
+        """As `send`, at the next `flush`."""
+
+    def flush(self) -> None: ...
+
 
 @dataclass(eq=False)
 class Answer:

@@ -6,23 +6,24 @@ One thread calls `step`; the others add and cancel requests through `LocalEngine
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from heapq import nsmallest
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from vlm_core.errors import UserError
 from vlm_core.generation.prefix_reader import PrefixReader
-from vlm_serve.engine.batching.answer import CRASHED, NOT_FINITE, Answer, Counters
-from vlm_serve.engine.batching.decode_groups import Batching, Group
+from vlm_serve.engine.batching.answer import CRASHED, Answer
+from vlm_serve.engine.batching.decode_groups import Batching, Group, Step, steps_are_graphs
 from vlm_serve.engine.batching.fair_queue import FairQueue
+from vlm_serve.engine.batching.gpu import capture_parts
 from vlm_serve.engine.batching.kept_turns import KeptTurns
+from vlm_serve.engine.batching.outputs import Outputs
 from vlm_serve.engine.batching.state_costs import StateCosts
 from vlm_serve.engine.prepare import Preparer
-from vlm_serve.engine.request import Failed, Finished, Piece, Started, refusal
-from vlm_serve.engine.sampling.row_sampler import Choice
-from vlm_serve.engine.sampling.token_bytes import TokenNames
+from vlm_serve.engine.request import Failed, Started, refusal
 from vlm_serve.engine.settings import EngineSettings
 
 log = logging.getLogger(__name__)
@@ -36,13 +37,17 @@ class Scheduler:
     ) -> None:
         self.model, self.reader, self.preparer = reader.model, reader, preparer
         self.settings, self.batching = settings, batching
-        self.costs = StateCosts.of(self.model)
-        self.names = TokenNames(preparer.tokenizer, preparer.grammars)
+        self.costs, self.state_budget = StateCosts.of(self.model), settings.state_bytes
         self.waiting: FairQueue[Answer] = FairQueue(self._owners)
         self.reading: list[Answer] = []
         self.groups: list[Group[Answer]] = []
-        self.counters, self._turn = Counters(), 0
-        self.kept_turns = KeptTurns(preparer, settings)
+        self._spare: list[Group[Answer]] = []
+        self._first: list[tuple[Step[Answer], Any]] = []
+        """First steps of answers whose prompts were read, with the states before them."""
+        self.kept_turns, self._turn = KeptTurns(preparer, settings), 0
+        self._on_gpu = steps_are_graphs(self.model)
+        self.outputs = Outputs(preparer, self.kept_turns)
+        self.counters = self.outputs.counters
 
     @property
     def live(self) -> list[Answer]:
@@ -65,30 +70,32 @@ class Scheduler:
     def add(self, answer: Answer) -> None:
         """Let an answer wait for a slot; one that no slot can hold fails at once."""
         prepared = answer.prepared
-        answer.bytes, budget = self.costs.bytes(prepared.positions), self.settings.state_bytes
+        answer.bytes, budget = self.costs.bytes(prepared.positions), self.state_budget
         self.counters.requests += 1
         if budget is not None and answer.bytes > budget:
             text = f"prompt and answer need {answer.bytes} bytes of state; the server has {budget}"
-            self._fail(answer, Failed("refused", f"{text}: lower max_tokens, or shorten the prompt"))
+            self.outputs.fail(answer, Failed("refused", f"{text}: lower max_tokens, or shorten the prompt"))
             return
         self.waiting.put(prepared.request.owner, answer)
 
     def step(self, arriving: Callable[[], Iterable[Answer]] = tuple) -> bool:
         """Do a part of the work -> whether there was any; `arriving` returns who has come since its last call."""
         self._drop_cancelled()
+        self._merge_groups()
         self._admit()
         worked = self._read_parts(arriving)
         for group in list(self.groups):
             if group.members:
-                self._decode(group)
+                self._guarded(group, self._decode)
                 worked = True
+        self._begin_answers()
         return worked or self.kept_turns.step()
 
     def fail_all(self, failure: Failed) -> None:
         """End every request."""
         for answer in [*self.waiting.remove_if(lambda _: True), *self.reading, *self.live]:
-            self._fail(answer, failure)
-        self.reading, self.groups = [], []
+            self.outputs.fail(answer, failure)
+        self.reading, self.groups, self._first = [], [], []
 
     def _drop_cancelled(self) -> None:
         gone = self.waiting.remove_if(lambda answer: answer.receiver.cancelled)
@@ -97,13 +104,13 @@ class Scheduler:
         for group in list(self.groups):
             if leaving := [answer for answer in group.members if answer.receiver.cancelled]:
                 gone += leaving
-                self._leave(group, leaving)
+                group.change(leaving, [])
         self.counters.cancelled += len(gone)
 
     def _admit(self) -> None:
         """Give free slots to those who wait, in turn; nobody overtakes one whose state has no room yet."""
         while self.slots_in_use < self.settings.slots and (first := self.waiting.first()):
-            budget = self.settings.state_bytes
+            budget = self.state_budget
             if budget is not None and self.state_bytes + first.bytes > budget:
                 return
             answer = self.waiting.take()
@@ -125,7 +132,7 @@ class Scheduler:
 
     def _next_to_read(self, room: int, *, first: bool) -> Answer | None:
         """The oldest prompt of those that fit; first of all in turn the oldest, or the shortest if none fits."""
-        ready = [answer for answer in self.reading if not self._is_being_read(answer)]
+        ready = [answer for answer in self.reading if answer.steps and not self._is_being_read(answer)]
         fitting = [answer for answer in ready if answer.unread <= room]
         if not first or not ready:
             return fitting[0] if fitting else None
@@ -135,16 +142,25 @@ class Scheduler:
 
     def _read_part(self, answer: Answer) -> int:
         """Read a part of a prompt -> its positions, or as many as a whole part for other work."""
+        positions = self.settings.prefill_chunk
+        with self._failing(answer):
+            positions = self._read(answer)
+        return positions
+
+    @contextmanager
+    def _failing(self, answer: Answer) -> Iterator[None]:
+        """An error ends this answer, whose prompt is read, and no other."""
         try:
-            return self._read(answer)
+            yield
+            return
         except UserError as error:
-            self.reading.remove(answer)
-            self._fail(answer, refusal(error))
+            failure = refusal(error)
         except Exception:
             log.exception("request %s: reading its prompt failed", answer.prepared.request.id)
+            failure = CRASHED
+        if answer in self.reading:  # it may have failed while it was put among those that are decoded
             self.reading.remove(answer)
-            self._fail(answer, CRASHED)
-        return self.settings.prefill_chunk
+        self.outputs.fail(answer, failure)
 
     def _is_being_read(self, answer: Answer) -> bool:
         """Whether another request is reading what this one begins with, which is then in the cache."""
@@ -168,115 +184,117 @@ class Scheduler:
         positions, answer.read = read - answer.read, read
         self.counters.prefill_positions += positions
         if not answer.unread:
-            self._begin(answer)
+            self._read_whole(answer)
         return positions or (self.settings.prefill_chunk if answer.unread else 1)
 
-    def _begin(self, answer: Answer) -> None:
-        """The first token of an answer whose prompt has been read."""
-        session, cached = answer.session, answer.cached
+    def _read_whole(self, answer: Answer) -> None:
+        """An answer has read its prompt. A GPU still computes, and gets its next work before its result is read."""
+        session = answer.session
         assert session is not None
-        assert cached is not None
-        self.reading.remove(answer)
-        answer.session = answer.steps = None
-        answer.receiver.send(Started(answer.prepared.plan.positions, cached))
         logits, state = session.next_logits, session.state
         assert logits is not None
-        assert state is not None
-        if self._choose([answer], logits):
+        answer.session = answer.steps = None
+        self._first.append((self.outputs.first_step(answer, logits), state))
+        if not self._on_gpu:
+            self._begin_answers()
+
+    def _begin_answers(self) -> None:
+        """The first tokens of the answers whose prompts have been read."""
+        first, self._first = self._first, []
+        for step, state in first:
+            (answer,) = step.members
+            if answer in self.reading:  # not cancelled
+                with self._failing(answer):
+                    self._begin(answer, step, state)
+
+    def _begin(self, answer: Answer, step: Step[Answer], state: Any) -> None:
+        self.reading.remove(answer)
+        assert answer.cached is not None
+        answer.receiver.send(Started(answer.prepared.plan.positions, answer.cached))
+        if self.outputs.choose(step):
             self._join(answer, state)
 
     def _join(self, answer: Answer, state: Any) -> None:
         group = next((group for group in self.groups if len(group.members) < group.rows), None)
         if group is None:
-            group = Group(self.model, self.batching, self.settings.slots)
+            group = self._spare.pop() if self._spare else self._new_group()
             self.groups.append(group)
         group.change([], [(answer, state)])
 
-    def _leave(self, group: Group[Answer], leaving: list[Answer]) -> None:
-        group.change(leaving, [])
-        others = [other for other in self.groups if other is not group]
-        roomy = [o for o in others if len(o.members) + len(group.members) <= o.rows]
-        if roomy:  # two groups take two steps
-            roomy[0].change([], [(answer, group.taken(answer)) for answer in group.members])
-            self.groups.remove(group)
+    def _new_group(self) -> Group[Answer]:
+        return Group(self.model, self.batching, self.settings.slots)
 
-    def _decode(self, group: Group[Answer]) -> None:
-        """One token of every member; an error ends these answers, and no others."""
-        members = list(group.members)
+    def prepare(self) -> None:
+        """Capture on a GPU, before the first request, the graphs of a group and those of parts of prompts."""
+        if self._on_gpu and self.model.llm.decode_slots(1) is not None:
+            self._spare.append(self._new_group())
+            capture_parts(self.model, self.settings.prefill_chunk)
+
+    @property
+    def decode_graphs(self) -> int:
+        """CUDA graphs of the groups."""
+        return sum(group.graphs for group in (*self.groups, *self._spare))
+
+    def _merge_groups(self) -> None:
+        """Put the members of two groups into one where they fit: two groups take two steps."""
+        while len(self.groups) > 1:
+            group, other = nsmallest(2, self.groups, key=lambda group: len(group.members))
+            if len(group.members) + len(other.members) > other.rows:
+                return
+            self._merge(group, other)
+
+    def _merge(self, group: Group[Answer], other: Group[Answer]) -> None:
+        """Move all members of a group to another."""
+        if all(self._guarded(each, self._receive_running) for each in (group, other)):
+            moved = [(answer, group.taken(answer)) for answer in group.members]
+            other.change([], moved)
+            group.change([answer for answer, _ in moved], [])
+            self.groups.remove(group)
+            self._spare.append(group)
+
+    def _guarded(self, group: Group[Answer], work: Callable[[Group[Answer]], None]) -> bool:
+        """Work on a group -> whether it succeeded; an error ends its answers, and no others."""
         try:
             with torch.inference_mode():
-                logits = group.step([answer.tokens[-1] for answer in members])
-                going_on = self._choose(members, logits)
+                work(group)
         except Exception:
-            log.exception("decoding a group of %d answers failed", len(members))
+            log.exception("decoding a group of %d answers failed", len(group.members))
             self.groups.remove(group)
-            for answer in members:
-                self._fail(answer, CRASHED)
-            return
-        self.counters.decode_steps += 1
-        if len(going_on) < len(members):
-            self._leave(group, [answer for answer in members if answer not in going_on])
-
-    def _choose(self, answers: list[Answer], logits: Tensor) -> list[Answer]:
-        """The next token of each answer from logits (answers, V) -> those that go on."""
-        known = logits[:, : len(self.preparer.tokenizer)]
-        best = known.max(-1)
-        finite, largest = best.values.isfinite().tolist(), best.indices.tolist()
-        going_on = []
-        for i, answer in enumerate(answers):
-            try:
-                sampler = answer.prepared.sampler
-                if sampler.is_argmax:
-                    choice = Choice(largest[i] if finite[i] else -1)
-                    sampler.count(choice.token)
-                else:
-                    choice = sampler.choose(known[i])
-                if self._take(answer, choice):
-                    going_on.append(answer)
-            except UserError as error:
-                self._fail(answer, refusal(error))
-            except Exception:
-                log.exception("request %s: choosing a token failed", answer.prepared.request.id)
-                self._fail(answer, CRASHED)
-        return going_on
-
-    def _take(self, answer: Answer, choice: Choice) -> bool:
-        """Send what a token adds to an answer -> whether the answer goes on."""
-        prepared, token = answer.prepared, choice.token
-        if token < 0:
-            self._fail(answer, NOT_FINITE)
-            return False
-        if token in prepared.ends:
-            self._finish(answer, "stop")
-            return False
-        answer.tokens.append(token)
-        self.counters.generated_tokens += 1
-        if prepared.grammar is not None:
-            prepared.grammar.add(token)
-        logprobs = () if choice.logprob is None else (self.names.logprob(choice),)
-        self._show(answer, Piece(prepared.text.add(token), 1, logprobs))
-        if prepared.text.stopped or (prepared.grammar is not None and prepared.grammar.ended):
-            self._finish(answer, "stop")
-            return False
-        if len(answer.tokens) >= prepared.max_tokens:
-            self._finish(answer, "length")
+            for answer in group.members:
+                self.outputs.fail(answer, CRASHED)
             return False
         return True
 
-    def _show(self, answer: Answer, piece: Piece) -> None:
-        answer.shown.append(piece.text)
-        answer.receiver.send(piece)
+    def _decode(self, group: Group[Answer]) -> None:
+        """A step of a group, and the tokens of this step or, where steps run ahead, of the one before."""
+        ahead = group.runs_ahead and all(answer.prepared.sampler.needs_no_host for answer in group.members)
+        if not ahead:
+            self._receive_running(group)
+        before, group.running = group.running, None
+        if not group.members:
+            return
+        unread = set() if before is None else set(before.members)
+        ids = [None if answer in unread else answer.tokens[-1] for answer in group.members]
+        samplers = [(answer.prepared.sampler, answer in unread) for answer in group.members]
+        draws = [sampler.draw(ahead=is_unread) for sampler, is_unread in samplers] if group.runs_ahead else []
+        step = group.launch(ids, draws)
+        self.counters.decode_steps += 1
+        if not ahead:
+            self._receive(group, step)
+            return
+        group.running = step
+        if before is not None:
+            self._receive(group, before)
 
-    def _finish(self, answer: Answer, reason: Any) -> None:
-        text = answer.prepared.text
-        if rest := text.finish():
-            self._show(answer, Piece(rest, 0))
-        if text.stopped:
-            reason = "stop"
-        self.counters.finished += 1
-        answer.receiver.send(Finished(reason, len(answer.tokens)))
-        self.kept_turns.add(answer.prepared, "".join(answer.shown))
+    def _receive_running(self, group: Group[Answer]) -> None:
+        """The tokens of a step that was launched ahead."""
+        step, group.running = group.running, None
+        if step is not None:
+            self._receive(group, step)
 
-    def _fail(self, answer: Answer, failure: Failed) -> None:
-        self.counters.failed += 1
-        answer.receiver.send(failure)
+    def _receive(self, group: Group[Answer], step: Step[Answer]) -> None:
+        """The tokens of a step; who has ended leaves, and who has left since has no token."""
+        members = set(group.members)
+        going_on = set(self.outputs.choose(step, members))
+        leaving = [answer for answer in step.members if answer in members and answer not in going_on]
+        group.change(leaving, [])

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from vlm_core.generation.sampling import scaled
 from vlm_serve.engine.request import SamplingParams
+from vlm_serve.engine.sampling.group_draws import Draw
 
 SORTED_AT_FIRST = 256
 """Most likely ids among which `top_p` is looked for, before all are sorted."""
@@ -75,19 +76,13 @@ class RowSampler:
         bias = dict(params.logit_bias)
         self._biased = torch.tensor(list(bias), dtype=torch.long)
         self._bias = torch.tensor(list(bias.values()), dtype=torch.float32)
-
-    @property
-    def is_argmax(self) -> bool:
+        is_plain = constraint is None and self._counts is None and self._seen is None and not bias
+        is_plain = is_plain and params.logprobs is None
+        self.is_argmax = is_plain and params.temperature == 0
         """Whether the choice is the largest logit, and nothing else is asked for."""
-        params = self.params
-        return (
-            params.temperature == 0
-            and params.logprobs is None
-            and self.constraint is None
-            and self._counts is None
-            and self._seen is None
-            and not len(self._bias)
-        )
+        is_whole = not params.top_k and params.top_p >= 1 and not params.min_p
+        self.is_draw = is_plain and params.temperature > 0 and is_whole
+        """Whether the choice is a draw among all ids at a temperature, and nothing else is asked for."""
 
     def choose(self, logits: Tensor) -> Choice:
         """The next id from logits (V,), which are not modified."""
@@ -108,6 +103,17 @@ class RowSampler:
         choice = _choice(distribution, index, params.logprobs)
         self.count(choice.token)
         return choice
+
+    @property
+    def needs_no_host(self) -> bool:
+        """Whether a GPU can choose."""
+        return self.is_argmax or self.is_draw
+
+    def draw(self, ahead: int = 0) -> Draw | None:
+        """What decides the next token, or one that comes `ahead` tokens later; None unless it `is_draw`."""
+        if not self.is_draw:
+            return None
+        return Draw(self.params.temperature, uniform(self.params.seed, self._number + ahead))
 
     def count(self, token: int) -> None:
         """Take the next token into account, however it was chosen."""

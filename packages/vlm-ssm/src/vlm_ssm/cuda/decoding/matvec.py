@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from vlm_ssm.cuda.decoding.dependent import launch_dependent
+from vlm_ssm.cuda.decoding.launches import launch_dependent
 from vlm_ssm.cuda.launch import is_usable, kernel
 
 BF16 = torch.bfloat16
@@ -41,9 +41,12 @@ def readable(*tensors: Tensor) -> bool:
 
 
 def shape(rows: int, columns: int, vectors: int) -> dict[str, int]:
-    """Constants of a product, as measured on an H200: by shapes alone, so that sums have one order."""
+    """Constants of a product, as measured on an H200.
+
+    Warps share the columns. Their number depends on the matrix alone: sums have one order for any number of vectors.
+    """
     few = vectors <= 8
-    warps = 16 if rows < 1024 else 4 if few and columns <= 2560 else 8
+    warps = 16 if rows < 1024 else 4 if columns <= 2560 else 8
     tiles = 1 if few or rows < 4096 else 2
     steps = -(-columns // (32 * warps))
     rounds = -(-steps * tiles // 10)  # weights that a lane holds: 10 of 16 bytes

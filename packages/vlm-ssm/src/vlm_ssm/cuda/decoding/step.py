@@ -1,4 +1,7 @@
-"""One token on CUDA kernels: five launches a layer, whose weights are read while the launch in front still runs."""
+"""One token on CUDA kernels: one launch for all layers, or five a layer.
+
+The five read their weights while the launch in front still runs.
+"""
 
 from __future__ import annotations
 
@@ -9,8 +12,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from vlm_ssm.cuda.decoding import matvec
-from vlm_ssm.cuda.decoding.dependent import launch_dependent
+from vlm_ssm.cuda.decoding import matvec, stack_step
+from vlm_ssm.cuda.decoding.launches import launch_dependent
 from vlm_ssm.cuda.decoding.matvec import ADD, CONVOLVE, STORE, product
 from vlm_ssm.cuda.launch import is_usable, kernel
 from vlm_ssm.mamba_layer import MambaLayer, MambaStack
@@ -117,6 +120,8 @@ def fused_decode_step(
     mixers, norms, last_norm, eps = stack
     count, (B, M), first = len(mixers), (len(x), x.shape[-1]), mixers[0]
     convs, ssms, after = triton_decode.with_memory(x, count, convs, ssms, after)
+    if stack_step.why_not_covered(x, stack) is None:
+        return stack_step.step(x, stack, convs, ssms, after), *after
     residual = x.reshape(B, M).float()
     low = x.new_empty(B, first.dt_rank + 2 * STATES)
     u, z, y = x.new_empty(3, B, first.d_inner).unbind()
