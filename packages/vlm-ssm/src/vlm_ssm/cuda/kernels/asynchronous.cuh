@@ -47,11 +47,12 @@ DEVICE void sync_warps(int which, int warps) {
 }
 
 // Data of one launch's blocks for each other: units of 16 bytes that arrive at once. The last word of an unwritten unit
-// is all ones. A result never is: such a NaN becomes another one. So whoever reads a unit knows whether it is there, and
-// the writer needs no fence, which takes a microsecond, in front of a flag. A reader needs none either: it reads on
-// after a branch that depends on what it has read.
+// is all ones. A result never is: GPUs make 0x7fffffff of every NaN in fp32 and 0x7fff in bf16, and a bf16 number as
+// fp32 has 16 zeros. So whoever reads a unit knows whether it is there, and the writer needs no fence, which takes a
+// microsecond, in front of a flag. A reader needs none either: it reads on after a branch that depends on what it has
+// read.
 static constexpr u32 UNWRITTEN = 0xffffffffu;
-DEVICE void store_unit(void* at, const uint4& v) {
+DEVICE void publish_unit(void* at, const uint4& v) {
   asm volatile("{.reg .b128 all; .reg .b64 lo, hi; mov.b64 lo, {%1, %2}; mov.b64 hi, {%3, %4}; mov.b128 all, {lo, hi}; "
                "st.relaxed.gpu.global.b128 [%0], all;}" :: "l"(at), "r"(v.x), "r"(v.y), "r"(v.z), "r"(v.w) : "memory");
 }
@@ -62,15 +63,11 @@ DEVICE uint4 read_unit(const void* at) {
                : "=r"(v.x), "=r"(v.y), "=r"(v.z), "=r"(v.w) : "l"(at) : "memory");
   return v;
 }
-DEVICE void publish_unit(void* at, const uint4& v) {
-  store_unit(at, make_uint4(v.x, v.y, v.z, min(v.w, UNWRITTEN - 1)));
+DEVICE void publish_number(float* at, float v) {
+  asm volatile("st.relaxed.gpu.global.f32 [%0], %1;" :: "l"(at), "f"(v) : "memory");
 }
-DEVICE void reset_unit(void* at) { store_unit(at, make_uint4(UNWRITTEN, UNWRITTEN, UNWRITTEN, UNWRITTEN)); }
-DEVICE void store_word(void* at, u32 v) {
-  asm volatile("st.relaxed.gpu.global.u32 [%0], %1;" :: "l"(at), "r"(v) : "memory");
-}
-DEVICE void publish_number(float* at, float v) { store_word(at, min(__float_as_uint(v), UNWRITTEN - 1)); }
-DEVICE void reset_number(float* at) { store_word(at, UNWRITTEN); }
+DEVICE void reset_unit(void* at) { publish_unit(at, make_uint4(UNWRITTEN, UNWRITTEN, UNWRITTEN, UNWRITTEN)); }
+DEVICE void reset_number(float* at) { publish_number(at, __uint_as_float(UNWRITTEN)); }
 DEVICE float read_number(const float* at) {
   float v;
   asm volatile("ld.relaxed.gpu.global.f32 %0, [%1];" : "=f"(v) : "l"(at) : "memory");

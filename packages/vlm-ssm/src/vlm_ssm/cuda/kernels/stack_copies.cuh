@@ -21,8 +21,8 @@ struct Ring {
   // 8 rows of weights.
   DEVICE void rows(Shared& s, const Bf16* rows, int pitch, int columns) {
     const int stage = begin(s, 16 * columns), lane = warp_lane();
-    if (lane >= 8) return;
-    copy_bulk(s.stage[stage] + lane * PITCH, rows + (i64)lane * pitch, 2 * columns, &s.full[stage], policy);
+    char* to = s.stage[stage] + lane * PITCH;
+    if (lane < 8) copy_bulk(to, rows + (i64)lane * pitch, 2 * columns, &s.full[stage], policy);
   }
   // dt_proj, A, D and bias of the block's channels.
   DEVICE void channels(Shared& s, const Layer& w, int count) {

@@ -39,7 +39,7 @@ DEVICE void project_delta(Shared& s, const Channels& w, float (&to)[SLOTS][8]) {
 }
 
 // One position of the block's i-th group of channels in sequence b: a lane has 4 states of one.
-DEVICE void recur(const Arguments& a, const Layer& l, const Shared& s, const Channels& w, const float* before, int layer,
+DEVICE void recur(const Arguments& a, const Layer& l, Shared& s, const Channels& w, const float* before, int layer,
                   int i, int b) {
   const int lane = warp_lane(), channel = lane / 4, part = lane % 4, e = 8 * channels_of(i) + channel;
   const float delta = s.delta[i][b][channel], u = s.u[i][b][channel], z = s.z[i][b][channel];

@@ -63,6 +63,7 @@ DEVICE void load_norm(Shared& s, const Bf16* weight, const Warp& warp) {
   uint4 v[IN_CHUNKS][FRAGMENTS];
   each_block([&](int c, int j, int k) { v[c][j] = load_weights(weight + k, true); }, warp);
   each_block([&](int c, int j, int k) { *reinterpret_cast<uint4*>(s.norm + k) = v[c][j]; }, warp);
+  __syncwarp();
 }
 
 // This warp's columns of a sequence's residual.

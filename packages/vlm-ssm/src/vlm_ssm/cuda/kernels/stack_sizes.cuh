@@ -60,7 +60,7 @@ struct Channels {
 struct SharedFixed {
   u64 full[16], empty[16], parts_full[EPILOGUES], parts_empty[EPILOGUES], in_proj_done;
   float scale[SLOTS];
-  float u[BLOCK_CHANNEL_GROUPS][SLOTS][8], z[BLOCK_CHANNEL_GROUPS][SLOTS][8], delta[BLOCK_CHANNEL_GROUPS][SLOTS][8];
+  float delta[BLOCK_CHANNEL_GROUPS][SLOTS][8], u[BLOCK_CHANNEL_GROUPS][SLOTS][8], z[BLOCK_CHANNEL_GROUPS][SLOTS][8];
   float residual[BLOCK_OUT_GROUPS][SLOTS][8];
   float parts[EPILOGUES][WARPS][SLOTS][8];
   alignas(16) Bf16 low[SLOTS * X_PITCH], norm[M];

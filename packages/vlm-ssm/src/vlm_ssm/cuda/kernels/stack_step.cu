@@ -113,8 +113,8 @@ DEVICE void finish_layers(const Arguments& a, const Layers& l, Shared& s, int ep
     for (int j = 0; out_group(j) < OUT_GROUPS; ++j, ++m)
       if (m % EPILOGUES == epilogue) finish_out(a, s, i, j, m);
     count_written(a, RESIDUAL);
-    sync_warps(2, EPILOGUES);
     fence_gpu();  // resets of this layer come before what is published of the next one
+    sync_warps(2, EPILOGUES);
   }
 }
 
