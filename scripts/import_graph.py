@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import ast
+import os
 import re
 import sys
 import tomllib
@@ -56,11 +57,8 @@ def _imported(path: Path) -> Iterator[str]:
 def _search_paths() -> list[Path]:
     """Where tests find helpers, and measurements their library."""
     settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
-    return [
-        ROOT,
-        ROOT / "perf",
-        *(ROOT / path for path in settings["tool"]["pytest"]["ini_options"]["pythonpath"]),
-    ]
+    named = settings["tool"]["pytest"]["ini_options"]["pythonpath"]
+    return list(dict.fromkeys([ROOT, ROOT / "perf", *(ROOT / path for path in named)]))
 
 
 def script_graph(*trees: str) -> nx.DiGraph:
@@ -68,14 +66,16 @@ def script_graph(*trees: str) -> nx.DiGraph:
     files = {
         path for tree in trees for path in (ROOT / tree).rglob("*.py") if "__pycache__" not in path.parts
     }
+    nodes = {str(path): path.relative_to(ROOT).as_posix() for path in sorted(files)}
     places = _search_paths()
     graph = nx.DiGraph()
-    graph.add_nodes_from(sorted(path.relative_to(ROOT).as_posix() for path in files))
+    graph.add_nodes_from(sorted(nodes.values()))
     for path in sorted(files):
-        for name in _imported(path):
-            targets = [place / f"{name.replace('.', '/')}.py" for place in (path.parent, *places)]
-            for target in [t for t in targets if t in files][:1]:
-                graph.add_edge(path.relative_to(ROOT).as_posix(), target.relative_to(ROOT).as_posix())
+        for name in set(_imported(path)):
+            end = f"{os.sep}{name.replace('.', os.sep)}.py"
+            targets = [f"{place}{end}" for place in (path.parent, *places)]
+            for target in [t for t in targets if t in nodes][:1]:
+                graph.add_edge(nodes[str(path)], nodes[target])
     return graph
 
 

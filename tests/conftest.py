@@ -2,6 +2,7 @@
 
 import gc
 import os
+import signal
 import sys
 
 import pytest
@@ -19,14 +20,28 @@ if "PYTEST_XDIST_WORKER" in os.environ:  # a worker a core: threads would wait f
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
-def pytest_collection_finish():
-    """What all tests import lives as long as the process: no collection needs to look at it again."""
+os.fsync = lambda fd: None  # no file of a test has to outlive a power failure, and a disk may take its time
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as a shell starts jobs in the background
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _frozen():
+    """What lives when a module begins lives as long as the process: no collection needs to look at it again.
+
+    A training run collects garbage at the end of each stage, which takes a second in a process that has seen all tests.
+    """
     gc.collect()
     gc.freeze()
 
 
 def pytest_unconfigure():
     gc.unfreeze()
+
+
+def pytest_collection_modifyitems(items):
+    """pyright takes a minute on one core: it begins first, so that nothing waits for it at the end."""
+    items.sort(key=lambda item: item.path.name != "test_static.py")
 
 
 ENCODER = {
@@ -116,9 +131,22 @@ def tiny_folder(tiny_spec, tmp_path_factory):
     return path
 
 
-@pytest.fixture
-def tiny_model(tiny_folder):
-    """The model of `tiny_folder`, freshly loaded."""
+@pytest.fixture(scope="session")
+def loaded_tiny(tiny_folder):
+    """Model and spec of `tiny_folder`, loaded once, of which tests get copies."""
     from vlm_core.model_folder.assemble import load
 
-    return load(tiny_folder)[0]
+    return load(tiny_folder)
+
+
+@pytest.fixture
+def tiny_model(tiny_folder, loaded_tiny):
+    """The model of `tiny_folder`, as if it were freshly loaded."""
+    import copy
+    import json
+
+    from vlm_core.model_folder.model_digest import keep_digests_of_files
+
+    model, spec = copy.deepcopy(loaded_tiny[0]), loaded_tiny[1]
+    keep_digests_of_files(model, spec, json.loads((tiny_folder / "manifest.json").read_text())["files"])
+    return model

@@ -77,20 +77,22 @@ def folders():
     return sorted(path.relative_to(ROOT).as_posix() for path in paths if "__pycache__" not in path.parts)
 
 
-@pytest.mark.parametrize("folder", folders())
-def test_a_folder_holds_at_most_a_dozen_modules(folder):
-    names = [p.name for p in (ROOT / folder).glob("*.py") if p.name not in ("__init__.py", "conftest.py")]
-    assert len(names) <= MODULES_PER_FOLDER, sorted(names)
+def _modules_of(folder):
+    return [p.name for p in (ROOT / folder).glob("*.py") if p.name not in ("__init__.py", "conftest.py")]
 
 
-@pytest.mark.parametrize(
-    "path", sorted(ROOT.glob("packages/*/src/**/__init__.py")), ids=lambda p: str(p.relative_to(ROOT))
-)
-def test_a_room_says_what_it_is_for(path):
-    """Its first sentence stands in docs/architecture.md, too."""
-    docstring = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))
-    assert docstring, "the docstring is missing"
-    assert docstring.splitlines()[0].endswith("."), "the first line is a sentence"
+def test_a_folder_holds_at_most_a_dozen_modules():
+    counts = {folder: len(_modules_of(folder)) for folder in folders()}
+    assert counts
+    assert not {folder: count for folder, count in counts.items() if count > MODULES_PER_FOLDER}
+
+
+def test_a_room_says_what_it_is_for():
+    """Its docstring begins with a sentence, which stands in docs/architecture.md, too."""
+    files = sorted(ROOT.glob("packages/*/src/**/__init__.py"))
+    texts = {path: ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or "" for path in files}
+    assert texts
+    assert not [path for path, text in texts.items() if not text.partition("\n")[0].endswith(".")]
 
 
 def _imports_on_load(tree):
@@ -160,28 +162,26 @@ def test_the_map_names_what_exists():
 OURS = re.compile(r"vlm_(?:ssm|core|encoders|connectors|llms|train|bench)(?:\.\w+){2,}")
 
 
-def _exists(name):
+def _exists(name, modules):
     """`package.room.module.attribute`: all but the last one or two words are folders or modules."""
     parts = name.split(".")
-    paths = ["/".join(parts[: len(parts) - cut]) for cut in (0, 1, 2) if len(parts) - cut > 1]
-    return any(
-        list(ROOT.glob(f"packages/*/src/{path}{end}")) for path in paths for end in (".py", "/__init__.py")
-    )
+    return any(".".join(parts[: len(parts) - cut]) in modules for cut in (0, 1, 2) if len(parts) - cut > 1)
 
 
 def _texts(path):
     """Every string of a module that is a dotted name of ours, with its line."""
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    text = path.read_text(encoding="utf-8")
+    for node in ast.walk(ast.parse(text)) if re.search(r"[\"']vlm_", text) else ():
         if isinstance(node, ast.Constant) and isinstance(node.value, str) and OURS.fullmatch(node.value):
             yield node.lineno, node.value
 
 
-def test_modules_named_in_texts_exist():
+def test_modules_named_in_texts_exist(modules):
     """What is patched or imported by a dotted name moves with its module."""
     files = sorted(path for tree in TREES for path in (ROOT / tree).rglob("*.py"))
     texts = [(path.relative_to(ROOT), line, name) for path in files for line, name in _texts(path)]
     assert texts
-    assert not [f"{path}:{line}: {name}" for path, line, name in texts if not _exists(name)]
+    assert not [f"{path}:{line}: {name}" for path, line, name in texts if not _exists(name, modules)]
 
 
 def test_names_of_test_files_are_unique():

@@ -41,17 +41,26 @@ def check(report, examples):
     assert report["peak_mb"] < max(1000, report["start_mb"] + 400)
 
 
+@pytest.mark.parametrize("examples", [200, pytest.param(500, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("kind", ["specs", "rows"])
-def test_hostile_text(kind):
-    report = fuzz(kind, 500)
-    check(report, 500)
+def test_hostile_text(kind, examples):
+    report = fuzz(kind, examples)
+    check(report, examples)
     read = {"specs": "read", "rows": "all rows read"}[kind]
-    assert report["outcomes"][read] > 15, (
+    assert report["outcomes"][read] > 0.03 * examples, (
         "mutations that are too wild never reach what lies behind the first check"
     )
 
 
-@pytest.mark.parametrize(("kind", "examples"), [("archives", 100), ("folders", 40)])
+@pytest.mark.parametrize(
+    ("kind", "examples"),
+    [
+        ("archives", 50),
+        ("folders", 20),
+        pytest.param("archives", 100, marks=pytest.mark.slow),
+        pytest.param("folders", 40, marks=pytest.mark.slow),
+    ],
+)
 def test_hostile_archives_and_folders(kind, examples):
     report = fuzz(kind, examples)
     check(report, examples)

@@ -13,7 +13,7 @@ from vlm_llms.tokenizer.tokenizer import train_bpe
 from vlm_serve.engine.batching import decode_groups, graph_steps, scheduler
 
 TEXTS = ["what color is the shape? red", "is there a circle? yes no", "a blue triangle on a white ground"]
-SIDE, PATCH, WIDTH = 32, 16, 64
+SIDE, PATCH, WIDTH = 32, 16, 128
 
 
 class PatchEncoder(Encoder):

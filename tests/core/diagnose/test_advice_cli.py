@@ -55,11 +55,15 @@ def trained(tiny_spec, tmp_path):
     return path
 
 
-@pytest.mark.parametrize(
-    "path",
-    sorted(p for p in SPECS.rglob("*.yaml") if not p.stem.startswith(("scans", "tables", "reducers"))),
-    ids=lambda p: p.stem,
-)
+def _specs():
+    """All but sweeps, once a model. Most of those with published weights take seconds to build: they are slow."""
+    quick = ("vl-mamba-2.8b", "cobra", "encoder-clip", "quickstart", "own-data", "fashion", "grid", "moving")
+    paths = sorted(p for p in SPECS.rglob("*.yaml") if not p.stem.startswith(("scans", "tables", "reducers")))
+    assert {p.stem for p in paths} >= set(quick)
+    return [pytest.param(p, marks=() if p.stem in quick else pytest.mark.slow, id=p.stem) for p in paths]
+
+
+@pytest.mark.parametrize("path", _specs())
 def test_every_spec_is_checked_without_network(path, monkeypatch, tmp_path):
     if path.stem in ("quickstart", "own-data"):  # their tokenizers are learnt from data beside them
         monkeypatch.chdir(SPECS.parent)

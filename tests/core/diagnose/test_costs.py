@@ -4,6 +4,7 @@ import sys
 
 import pytest
 import torch
+from pairs import paired
 from torch.utils.flop_counter import FlopCounterMode
 
 from vlm_core.diagnose.costs.component_costs import ComponentCosts
@@ -43,12 +44,15 @@ LLMS = {
 CONNECTORS = {"vss-l2": {"type": "vss-l2"}, "state-query": {"type": "state-query", "queries": 16}}
 
 
-@pytest.fixture(
-    scope="module", params=[("vss-l2", "mamba"), ("vss-l2", "llama"), ("state-query", "mamba")], ids="-".join
-)
+MODELS = ["vss-l2 mamba", "vss-l2 llama", "state-query mamba"]
+TRAINABLE = ["connector", "connector llm", "encoder connector llm"]
+LOGITS = ["whole", "chunks"]
+
+
+@pytest.fixture(scope="module", params=MODELS)
 def spec(request):
     """16 patches, 16 tokens, three layers of everything."""
-    connector, llm = request.param
+    connector, llm = request.param.split()
     return Spec.model_validate({"encoder": ENCODER, "connector": CONNECTORS[connector], "llm": LLMS[llm]})
 
 
@@ -71,9 +75,12 @@ def no_hooks(monkeypatch):
 
 
 @pytest.mark.usefixtures("no_hooks", "logits")
-@pytest.mark.parametrize("trainable", [("connector",), ("connector", "llm"), ("encoder", "connector", "llm")])
+@pytest.mark.parametrize(
+    ("spec", "trainable", "logits"), paired(MODELS, TRAINABLE, LOGITS), indirect=["spec", "logits"]
+)
 def test_flops_are_those_of_torchs_counter(spec, trainable):
     """Counted over a whole real step; the parts' sum differs by nothing but what a step leaves out."""
+    trainable = trainable.split()
     found = ComponentCosts(build_on_meta(spec)).of_stage(trainable, 2, 16 + TEXT)
     model = build(spec, weights=False)
     with forced("torch"), FlopCounterMode(display=False, custom_mapping=formulas()) as counter:
@@ -128,11 +135,11 @@ def test_frozen_parts_cost_forward_only(spec):
     assert all(cost.backward == cost.activations == 0 for cost in nothing.values())
 
 
-@pytest.fixture(params=[None, 7 * VOCAB], ids=["whole", "chunks"])
+@pytest.fixture
 def logits(request, monkeypatch):
     """The loss of all logits at once, or of seven tokens at a time."""
-    if request.param:
-        monkeypatch.setattr(linear_cross_entropy, "CHUNK", request.param)
+    if request.param == "chunks":
+        monkeypatch.setattr(linear_cross_entropy, "CHUNK", 7 * VOCAB)
 
 
 def kept_by(model, trainable, backend):
@@ -146,10 +153,14 @@ def kept_by(model, trainable, backend):
 
 
 @pytest.mark.usefixtures("logits")
-@pytest.mark.parametrize("backend", ["torch", "numba"])
-@pytest.mark.parametrize("trainable", [("connector",), ("connector", "llm"), ("encoder", "connector", "llm")])
+@pytest.mark.parametrize(
+    ("spec", "trainable", "backend", "logits"),
+    paired(MODELS, TRAINABLE, ["torch", "numba"], LOGITS),
+    indirect=["spec", "logits"],
+)
 def test_activations_are_what_autograd_keeps(spec, trainable, backend):
     """Within 1 %, or 7 kB: token ids, positions and the mask of images are not counted, whatever the backend."""
+    trainable = trainable.split()
     found = ComponentCosts(build_on_meta(spec), backend).of_stage(trainable, 3, 16 + TEXT, backward=False)
     told = sum(cost.activations for cost in found.values())
     real = kept_by(build(spec, weights=False), trainable, backend)

@@ -5,6 +5,7 @@ import random
 import pytest
 import torch
 from generation_cases import LONG, images
+from pairs import paired
 from tiny_transformers import write_tiny
 
 from vlm_core.generation.conversation import Conversation
@@ -22,7 +23,11 @@ SYSTEM, FIRST = TEMPLATES["llava-v1"], TEMPLATES["short"]
 QUESTIONS = ["is there a circle?", "red", "what color is the shape on the white ground?", "and now?"]
 
 
-@pytest.fixture(scope="module", params=["mamba", "mamba-bfloat16", "llama", "gemma2", "jamba"])
+MODELS = ["mamba", "mamba-bfloat16", "llama", "gemma2", "jamba"]
+FIRST_PARTS = {"system prompt": SYSTEM, "images first": FIRST}
+
+
+@pytest.fixture(scope="module", params=MODELS)
 def model(request, tiny_spec, tmp_path_factory):
     name = request.param.partition("-")[0]
     spec = dict(tiny_spec)
@@ -50,11 +55,12 @@ def assert_same(seen: Session, expected: Session) -> None:
         assert torch.equal(tensor, others[name]), name
 
 
-@pytest.mark.parametrize("template", [SYSTEM, FIRST], ids=["system prompt", "images first"])
-@pytest.mark.parametrize("place", ["memory", "disk"])
-def test_a_hit_has_the_bits_of_computing(model, template, place, tmp_path):
+@pytest.mark.parametrize(
+    ("model", "first", "place"), paired(MODELS, list(FIRST_PARTS), ["memory", "disk"]), indirect=["model"]
+)
+def test_a_hit_has_the_bits_of_computing(model, first, place, tmp_path):
     """Prompts in random order, some repeated, some a continuation of another; each against a reader without a cache."""
-    draw, pixels = random.Random(0), images(3)
+    draw, pixels, template = random.Random(0), images(3), FIRST_PARTS[first]
     disk = DiskCache(tmp_path / "cache") if place == "disk" else None
     cache = StateCache(0 if disk else 2**24, disk)
     reader, plain = PrefixReader(model, template, cache), PrefixReader(model, template)

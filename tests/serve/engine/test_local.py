@@ -6,6 +6,7 @@ import random
 
 import pytest
 from engine_cases import GREEDY, answered, becomes_empty, chat, image_file, outcome, request
+from graph_engine import plain_captures
 from tiny_transformers import write_tiny
 
 from vlm_core.errors import UserError
@@ -277,8 +278,14 @@ def test_states_on_disk_are_found_after_a_restart(engine_of, tmp_path):
     assert seen[1].started.cached_tokens == seen[1].started.prompt_tokens
 
 
+@pytest.mark.parametrize("on_gpu", [False, True])
 @pytest.mark.parametrize("name", ["llama", "jamba"])
-def test_transformers_answer_alike_alone_and_in_company(engine_of, tiny_spec, tmp_path, name):
+def test_transformers_answer_alike_alone_and_in_company(
+    engine_of, tiny_spec, tmp_path, monkeypatch, name, on_gpu
+):
+    """Also in the order of a GPU, on which their steps are no graphs."""
+    if on_gpu:
+        plain_captures(monkeypatch)
     llm = {"type": "transformers", "model": str(write_tiny(name, tmp_path))}
     model = build(Spec.model_validate({**tiny_spec, "llm": llm}), weights=False)
     template, sampling = TEMPLATES["short"], SamplingParams(max_tokens=8, temperature=1.0)
@@ -287,3 +294,4 @@ def test_transformers_answer_alike_alone_and_in_company(engine_of, tiny_spec, tm
     engine = engine_of(model, template, slots=1, cache_bytes=0)
     assert [one.answer for one in together] == [answered(engine, one)[0].answer for one in asked]
     assert engine.stats()["batch_rows"] == 1
+    assert engine.stats()["decode_graphs"] == 0

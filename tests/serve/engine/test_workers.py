@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 import worker_faults
 from engine_cases import answered, chat, image_file, outcome, request
 from worker_faults import wait_for
@@ -20,7 +21,7 @@ from vlm_serve.engine.local import LocalEngine
 from vlm_serve.engine.request import Failed, Finished, SamplingParams
 from vlm_serve.engine.settings import EngineSettings
 from vlm_serve.engine.worker import ENDED
-from vlm_serve.engine.worker_process import WorkerPlan
+from vlm_serve.engine.worker_process import WorkerPlan, load_engine
 from vlm_serve.engine.workers import Workers
 
 SETTINGS = EngineSettings()
@@ -136,3 +137,12 @@ def test_a_worker_that_meets_a_full_disk_is_started_again(tiny_folder):
     refused = re.compile(r"the model can't be loaded: .*(File too large|No usable temporary directory).*")
     assert refused.fullmatch(lines[1])
     assert lines[2].startswith("worker 0 on cpu ended (exit code 1); it is started again")
+
+
+def test_a_gpu_without_room_is_told_of(monkeypatch, tmp_path):
+    def fail(*_, **__):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 5.00 GiB.")
+
+    monkeypatch.setattr(LocalEngine, "load", fail)
+    with pytest.raises(UserError, match="cuda:1 has no room for the model and its slots: CUDA out of memory"):
+        load_engine(WorkerPlan(tmp_path, SETTINGS, device="cuda:1"))

@@ -1,6 +1,5 @@
 """Runs that keep their encoder's features: equal to the bit wherever these come from, and never stale."""
 
-import gc
 import json
 import shutil
 
@@ -26,11 +25,8 @@ NO_EVALUATION = "train.held_out_qa=null"
 
 @pytest.fixture(autouse=True)
 def lean(monkeypatch):
-    """What costs most in a run this small has nothing to do with features: the plot, and searching the heap."""
+    """What costs most in a run this small has nothing to do with features: the plot."""
     monkeypatch.setattr(results, "plot_curves", lambda *a: None)
-    gc.freeze()
-    yield
-    gc.unfreeze()
 
 
 @pytest.fixture

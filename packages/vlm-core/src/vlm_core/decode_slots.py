@@ -26,6 +26,7 @@ class DecodeSlots(Protocol):
     def step(self, x: Tensor) -> Tensor:
         """Process one position of the first n slots: embeddings x (n, 1, M) -> hidden states (n, 1, M).
 
-        As `LanguageModel.forward` with the state of these sequences, bit by bit.
+        As `LanguageModel.forward` with the state of these sequences, bit by bit. On a GPU the host doesn't wait, and
+        the memory of states and weights is the same in each call: a step may be part of a CUDA graph.
         """
         ...

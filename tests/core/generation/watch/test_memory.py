@@ -27,7 +27,14 @@ def grown(model, warm, count):
 
 
 @pytest.mark.skipif(not STATUS.exists(), reason="memory is read from /proc")
-@pytest.mark.parametrize("count", [1000, pytest.param(100_000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "count",
+    [
+        1000,
+        pytest.param(20_000, marks=pytest.mark.slow),
+        pytest.param(100_000, marks=pytest.mark.xslow),
+    ],
+)
 def test_memory_is_constant(tiny_model, one_thread, count):
     """A frame's state has 1.8 kB, and its pixels 12 kB: neither is left behind."""
     growth, watcher = grown(tiny_model, 500, count)

@@ -97,7 +97,7 @@ def port(certificate):
     context.load_cert_chain(certificate / "cert.pem", certificate / "key.pem")
     server = Server(("127.0.0.1", 0), Handler)
     server.socket = context.wrap_socket(server.socket, server_side=True)
-    thread = threading.Thread(target=server.serve_forever)
+    thread = threading.Thread(target=server.serve_forever, args=[0.01])
     thread.start()
     yield server.server_port
     server.shutdown()

@@ -79,6 +79,7 @@ def test_groups_of_graphs_equal_groups_of_calls(model, captured, monkeypatch, ba
     """Logits and states bit by bit, while members come and go."""
     draw, states = random.Random(1), states_of(model, 12)
     graphs, calls, outside = Group(model, batching), called(monkeypatch, model, batching), list(range(12))
+    by_rows = CUDA and not batching.padded and Batching.of(model) != Batching(ROWS)
     assert graphs.graphs == 1 + (1 if batching.padded else len(sizes(batching.rows)))  # one that draws
     assert calls.graphs == 0
     for _ in range(30):
@@ -95,13 +96,13 @@ def test_groups_of_graphs_equal_groups_of_calls(model, captured, monkeypatch, ba
             continue
         ids = [draw.randrange(300) for _ in graphs.members]
         one, other = graphs.launch(ids), calls.launch(ids)
-        if batching.padded or not CUDA:
+        if not by_rows:
             assert torch.equal(one.logits, other.logits)
             assert one.read() == other.read()
             member = draw.choice(graphs.members)
             seen, expected = (group.taken(member).to_tensors() for group in (graphs, calls))
             assert all(torch.equal(seen[name], expected[name]) for name in expected)
-        else:  # cuBLAS and kernels choose by rows, of which a graph has a few more
+        else:  # kernels choose by rows, of which a graph has a few more
             assert (one.logits - other.logits).abs().max() <= 0.05 * other.logits.abs().max()
 
 
@@ -213,23 +214,23 @@ def test_a_capture_that_fails_is_told_of(engine_of, monkeypatch, caplog):
 
 
 def test_weights_that_move_are_captured_again(captured, monkeypatch):
-    """Once no member is live; until then steps are called."""
+    """Once a sequence joins an empty group."""
     model = small_model(DEVICE)
-    states, batching = states_of(model, 3), Batching(ROWS, padded=True)
+    states, batching = states_of(model, 2), Batching(ROWS, padded=True)
     group, calls = Group(model, batching), called(monkeypatch, model, batching)
-    for one in (group, calls):
-        one.change([], [(0, states[0])])
+    before = None if captured is None else len(captured)
+    logits = []
+    for member, token in enumerate((5, 5)):
+        for one in (group, calls):
+            one.change(list(one.members), [(member, states[0])])
+        logits.append(group.launch([token]).logits.clone())
+        assert torch.equal(logits[-1], calls.launch([token]).logits)
+        embedding = model.llm.get_submodule("backbone.embedding")
+        embedding.weight = torch.nn.Parameter(embedding.get_parameter("weight").detach() * 2)
+    assert not torch.equal(*logits)
     assert group.graphs == 2
-    embedding = model.llm.get_submodule("backbone.embedding")
-    embedding.weight = torch.nn.Parameter(embedding.get_parameter("weight").detach() * 2)
-    for one in (group, calls):
-        one.change([], [(1, states[1])])
-    assert group.graphs == 0
-    assert torch.equal(group.launch([5, 6]).logits, calls.launch([5, 6]).logits)
-    for one in (group, calls):
-        one.change([0, 1], [(2, states[2])])
-    assert group.graphs == 2
-    assert torch.equal(group.launch([7]).logits, calls.launch([7]).logits)
+    if captured is not None:
+        assert len(captured) == before + 2, "once"
 
 
 def test_a_hooked_module_is_called(captured, caplog):
@@ -265,7 +266,7 @@ def test_the_memory_of_graphs_is_bounded(dtype):
     before = torch.cuda.memory_reserved()
     group = Group(model, Batching(ROWS))
     assert group.graphs == 6
-    assert torch.cuda.memory_reserved() - before <= 64 * 2**20
+    assert torch.cuda.memory_reserved() - before <= 128 * 2**20  # cuBLAS takes 32 MiB of it, once
 
 
 @needs_gpu

@@ -64,7 +64,11 @@ def inputs(batch, width, rank, taps=4, *, layers=3, alone=False):
     return torch.randn(batch, 1, width).to(BF16), stack, (conv, ssm)
 
 
-needs_residents = pytest.mark.skipif(stack_step.gpu_of(0) is None, reason="needs compute capability 9.0")
+GPU = stack_step.gpu_of(0)
+one_launch = pytest.mark.skipif(
+    GPU is None or GPU.blocks < 100 or GPU.shared < 200 * 1024,
+    reason="needs compute capability 9.0, 100 multiprocessors and their shared memory",
+)
 
 
 @pytest.mark.parametrize(("width", "rank"), [(64, 8), (768, 48), (2560, 160)])
@@ -84,21 +88,34 @@ def test_a_sequence_has_the_same_bits_in_any_batch(width, rank):
         assert torch.equal(ssm, whole[2][:, :count])
 
 
-@needs_residents
+@one_launch
 @pytest.mark.parametrize("batch", [1, 8, 9, 16])
 @pytest.mark.parametrize(
     ("width", "rank", "taps"), [(768, 48, 4), (1536, 96, 3), (2048, 128, 2), (2560, 160, 4)]
 )
 def test_one_launch_for_all_layers_equals_one_a_product(batch, width, rank, taps, monkeypatch):
-    """Sizes that are not in `COMPARED` as well: who runs this with them may add them."""
-    x, stack, (conv, ssm) = inputs(batch, width, rank, taps, layers=9)
-    arguments = (x, stack, conv.unbind(), ssm.unbind())
-    monkeypatch.setattr(stack_step, "COMPARED", {(width, 2 * width, rank, taps)})
-    assert stack_step.why_not_covered(x, stack) is None
-    found = decode.fused_decode_step(*arguments)
-    monkeypatch.setattr(stack_step, "COMPARED", set())
-    for a, b in zip(found, decode.fused_decode_step(*arguments), strict=True):
-        assert far(a, b) < 5e-3
+    """Sizes that are not in `VERIFIED` as well: who runs this on a GPU may add them. Several tokens, in place."""
+    x, stack, states = inputs(batch, width, rank, taps, layers=9)
+    others = [state.clone() for state in states]
+    for _ in range(3):
+        monkeypatch.setattr(stack_step, "VERIFIED", {(width, 2 * width, rank, taps, GPU.blocks)})
+        assert stack_step.why_not_covered(x, stack) is None
+        y, *_ = decode.fused_decode_step(x, stack, states[0].unbind(), states[1].unbind(), states)
+        monkeypatch.setattr(stack_step, "VERIFIED", set())
+        wanted, *_ = decode.fused_decode_step(x, stack, others[0].unbind(), others[1].unbind(), tuple(others))
+        for a, b in zip((y, *states), (wanted, *others), strict=True):
+            assert far(a, b) < 5e-3
+
+
+@one_launch
+@pytest.mark.parametrize("where", ["x", "weight", "state"])
+def test_numbers_that_are_no_numbers_hold_nothing_up(where):
+    """NaN with all bits set, which stands for what is not written yet between the blocks."""
+    x, stack, (conv, ssm) = inputs(2, 2560, 160)
+    target = {"x": x, "weight": stack.mixers[1].in_proj.weight, "state": conv}[where]
+    target.view(torch.int16).flatten()[:16] = -1
+    y, *_ = decode.fused_decode_step(x, stack, conv.unbind(), ssm.unbind())
+    assert y.isnan().any()
 
 
 @pytest.mark.parametrize("batch", [1, 3, 8, 13, 16, 17])

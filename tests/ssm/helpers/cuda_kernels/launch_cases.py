@@ -110,15 +110,15 @@ def run_parameters():
     assert grad_weight.shape == (64, 1, 4)
 
 
-def run_resident_step(batch=1, *, blocks=132, width=2560, rank=160):
+def run_step_in_one_launch(batch=1, *, blocks=132, width=2560, rank=160):
     """As `run_step` on a GPU on which one launch computes all layers."""
-    kept = stack_step.gpu_of, stack_step.COMPARED
+    kept = stack_step.gpu_of, stack_step.VERIFIED
     stack_step.gpu_of = lambda device: stack_step.Gpu(blocks, 232448)
-    stack_step.COMPARED = {(width, 2 * width, rank, 4)}
+    stack_step.VERIFIED = {(width, 2 * width, rank, 4, blocks)}
     try:
         run_step(batch, width=width, rank=rank)
     finally:
-        stack_step.gpu_of, stack_step.COMPARED = kept
+        stack_step.gpu_of, stack_step.VERIFIED = kept
 
 
 CASES = {
@@ -129,10 +129,12 @@ CASES = {
     "many tokens": lambda: run_step(16, width=2048, rank=128, layers=1),
     "tokens of a layer": lambda: run_step(9, alone=True),
     "token of 2.8B": lambda: run_step(8, width=2560, rank=160, layers=1),
-    "tokens of 130M in one launch": lambda: run_resident_step(9, width=768, rank=48, blocks=148),
-    "tokens of 790M in one launch": lambda: run_resident_step(4, width=1536, rank=96, blocks=114),
-    "token of 2.8B in one launch": lambda: run_resident_step(),
-    "tokens of 2.8B in one launch": lambda: run_resident_step(16, blocks=100),
+    "tokens of 130M in one launch": lambda: run_step_in_one_launch(9, width=768, rank=48, blocks=148),
+    "tokens of 790M in one launch": lambda: run_step_in_one_launch(4, width=1536, rank=96, blocks=114),
+    "token of 2.8B in one launch": lambda: run_step_in_one_launch(),
+    "tokens of 2.8B in one launch": lambda: run_step_in_one_launch(16, blocks=100),
+    "tokens of 2.8B on 114 multiprocessors": lambda: run_step_in_one_launch(16, blocks=114),
+    "tokens of 2.8B on 160 multiprocessors": lambda: run_step_in_one_launch(5, blocks=160),
     "plain": lambda: run_scan(scan_case(ordered=False)),
     "long": lambda: run_scan(scan_case(T=4000, E=72, gated=False, ordered=False, reset=True)),
     "summed": lambda: run_scan(scan_case(K=2)),

@@ -1,17 +1,22 @@
 """Launches of CUDA kernels where there is no GPU: recorded and checked instead of run."""
 
+import re
 from functools import partial
 
 import nvrtc_here  # noqa: F401  skips where NVRTC is missing
 import pytest
 import torch
 
-from vlm_ssm.cuda import conv, launch, parameters, reduce, scan_backward, scan_forward
+from vlm_ssm.cuda import compiler, conv, launch, parameters, reduce, scan_backward, scan_forward
 from vlm_ssm.cuda.decoding import matvec, stack_step
 from vlm_ssm.cuda.decoding import step as decode
 from vlm_ssm.cuda.norms import layer_norm, rms_norm
 
-FIELDS_OF_A_LAYER = 14
+
+def fields_of_a_layer():
+    text = (compiler.SOURCES / "stack_sizes.cuh").read_text()
+    body = text.split("struct Layer {", 1)[1].split("};", 1)[0]
+    return re.findall(r"\*\s*(\w+)", body)
 
 
 @pytest.fixture
@@ -22,6 +27,7 @@ def launches(monkeypatch):
     class Kernel:
         def __init__(self, file, entry, **constants):
             self.file, self.entry = file, entry
+            self.names = launch.argument_names(file)
             self.constants = tuple(sorted((n, int(v)) for n, v in constants.items()))
 
         def prepare(self, grid, threads, shared, device, tensors, **integers):
@@ -57,14 +63,14 @@ def launches(monkeypatch):
         dependent = lambda run, grid, threads, device, **values: run(grid, threads, 0, device, **values)  # noqa: E731
         monkeypatch.setattr(module, "launch_dependent", dependent)
 
-    def resident(run, blocks, threads, shared, device, arguments):
+    def cooperative(run, blocks, threads, shared, device, arguments):
         constants, (own, layers) = dict(run.constants), arguments
-        assert len(own) == len(launch.argument_names(run.file))
-        assert len(layers) == FIELDS_OF_A_LAYER * constants["LAYERS"]
+        assert len(own) == len(run.names)
+        assert len(layers) == len(fields_of_a_layer()) * constants["LAYERS"]
         assert (blocks, shared) == (constants["GRID"], constants["SHARED"])
         made.append((run.file, run.constants))
 
-    monkeypatch.setattr(stack_step, "launch_resident", resident)
+    monkeypatch.setattr(stack_step, "launch_cooperative", cooperative)
     monkeypatch.setattr(stack_step, "gpu_of", lambda device: None)
     for module in (decode, parameters, rms_norm):
         monkeypatch.setattr(module, "is_usable", lambda device: True)

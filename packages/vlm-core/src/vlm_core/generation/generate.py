@@ -89,7 +89,7 @@ class Session:
         Yields 0 after each `image_chunk` of images, then the number of positions after each piece.
         """
         refuse_empty(samples)
-        batch = collate(samples, images, side="left").to(next(self.model.llm.parameters()).device)
+        batch = collate(samples, images, side="left").sent_to(next(self.model.llm.parameters()).device)
         image_embeds = None
         if batch.pixel_values is not None:  # encoders cast pixels themselves
             encoded = []

@@ -93,19 +93,19 @@ class EncoderSuite:
 
     @pytest.mark.parametrize("mode", ["RGB", "L"])
     @pytest.mark.parametrize("size", [(61, 23), (23, 61), (7, 7)], ids=["landscape", "portrait", "small"])
-    def test_transform(self, encoder: Encoder, size: tuple[int, int], mode: str) -> None:
+    def test_transform(self, built: Encoder, size: tuple[int, int], mode: str) -> None:
         """Images of any shape become float32 (3, height, width) in [0, 1]."""
         image = Image.linear_gradient("L").resize(size).convert(mode)
-        pixels = encoder.transform(image)
+        pixels = built.transform(image)
         assert pixels.dtype == torch.float32
-        assert pixels.shape == (3, *encoder.image_size)
+        assert pixels.shape == (3, *built.image_size)
         assert pixels.min() >= 0
         assert pixels.max() <= 1
         assert pixels.max() > pixels.min(), "the image has become constant"
 
-    def test_transform_is_deterministic(self, encoder: Encoder) -> None:
+    def test_transform_is_deterministic(self, built: Encoder) -> None:
         image = Image.radial_gradient("L").convert("RGB")
-        assert torch.equal(encoder.transform(image), encoder.transform(image.copy()))
+        assert torch.equal(built.transform(image), built.transform(image.copy()))
 
     def test_tiles_meet_without_a_gap(self, encoder: Encoder) -> None:
         """The four tiles of an image of twice `image_size` have its pixels, and the overview comes first.

@@ -45,6 +45,10 @@ class Batch:
         """The same batch on another device. Copies from pinned memory are asynchronous."""
         return self._map(lambda tensor: tensor.to(device, non_blocking=tensor.is_pinned()))
 
+    def sent_to(self, device: torch.device) -> Batch:
+        """As `to`, through pinned memory: a GPU works on while the host goes on."""
+        return (self.pin_memory() if device.type == "cuda" else self).to(device)
+
     def pin_memory(self) -> Batch:
         """The same batch in pinned memory; `DataLoader(pin_memory=True)` calls this."""
         return self._map(Tensor.pin_memory)

@@ -106,7 +106,7 @@ class Tower(Encoder):
     def _tried_grid(self, height: int, width: int) -> tuple[int, int]:
         """`grid` by a trial run, for models whose strides and padding differ."""
         if (height, width) not in self._grids:
-            _, rows, columns, _ = self._try(height, width)
+            _, rows, columns, _ = self._try(height, width)[0]
             self._grids[height, width] = rows, columns
         return self._grids[height, width]
 
@@ -114,15 +114,16 @@ class Tower(Encoder):
         """Last step of construction: a trial run gives `dim`, and modules that it did not use are dropped."""
         height, width = self.image_size
         try:
-            shape = self._try(height, width, drop=True)
+            shape, run = self._try(height, width)
         except Exception as error:  # models raise various errors for a size that they don't take
             raise UserError(f"this tower cannot run on {height}×{width} pixels: {one_line(error)}") from error
-        assert self._try(height, width) == shape, "a module that runs was dropped"
+        if _drop_unused(self.model, run):
+            assert self._try(height, width)[0] == shape, "a module that runs was dropped"
         self.dim = shape[-1]
         self.eval()
 
-    def _try(self, height: int, width: int, drop: bool = False) -> torch.Size:
-        """Shape of the features, by a run on the meta device, which takes no memory and no arithmetic."""
+    def _try(self, height: int, width: int) -> tuple[torch.Size, set[nn.Module]]:
+        """Shape of the features and the modules that ran, on the meta device: without memory and arithmetic."""
         run: set[nn.Module] = set()
         hooks = [m.register_forward_pre_hook(lambda m, _: run.add(m)) for m in self.modules()]
         tensors = {**dict(self.named_parameters()), **dict(self.named_buffers())}
@@ -135,20 +136,23 @@ class Tower(Encoder):
         finally:
             for hook in hooks:
                 hook.remove()
-        if drop:
-            _drop_unused(self.model, run)
-        return shape
+        return shape, run
 
 
 def _constant(values: Sequence[float], device: torch.device | None) -> Tensor:
     return torch.tensor(values, dtype=torch.float32, device=device).view(3, 1, 1)
 
 
-def _drop_unused(model: nn.Module, run: set[nn.Module]) -> None:
-    """Replace children that did not run (classifier, pooling, final norm), so that parameters count what runs."""
-    for name, child in list(model.named_children()):
-        if any(True for _ in child.parameters()) and run.isdisjoint(child.modules()):
-            setattr(model, name, nn.Identity())
+def _drop_unused(model: nn.Module, run: set[nn.Module]) -> bool:
+    """Replace children that did not run (classifier, pooling, final norm), so that parameters count what runs.
+
+    Returns whether there were any.
+    """
+    children = model.named_children()
+    unused = [n for n, m in children if any(True for _ in m.parameters()) and run.isdisjoint(m.modules())]
+    for name in unused:
+        setattr(model, name, nn.Identity())
+    return bool(unused)
 
 
 def block_index(layer: int | None, count: int) -> int:

@@ -200,7 +200,7 @@ def _add_engine(group: Any) -> None:
         dest="memory_bytes",
         type=size,
         metavar="SIZE",
-        help="budget of live states on each device; default: that of all slots",
+        help="budget of live states on each device; default: that of all slots, or what a GPU has room for",
     )
     group.add_argument(
         "--prefill-chunk",

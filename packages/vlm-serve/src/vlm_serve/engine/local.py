@@ -98,8 +98,7 @@ class LocalEngine:
         if is_full(self._waiting, self.settings.queue, request.owner, self._tickets):
             yield FULL
             return
-        if self._outbox is None or self._outbox.loop is not asyncio.get_running_loop():
-            self._outbox = Outbox()
+        self._outbox = Outbox.here(self._outbox)
         ticket = Ticket(request, self._outbox)
         ticket.on_cancel = self._wake
         self._tickets.add(ticket)

@@ -19,7 +19,7 @@ class EngineSettings:
     slots: int = 16
     """Answers that are generated at once."""
     state_bytes: int | None = None
-    """Budget of the live states together; None: that of all slots."""
+    """Budget of the live states together; None: that of all slots, or what a GPU has room for."""
     queue: int = 256
     """Requests that may wait for a slot; more are refused as `overloaded`, but for an owner below an equal share."""
     max_positions: int = 16384

@@ -21,6 +21,11 @@ class Outbox:
         self._events = deque[tuple[asyncio.Queue[Event], Event]]()
         self._woken = False
 
+    @classmethod
+    def here(cls, known: Outbox | None) -> Outbox:
+        """The known one, if it is that of the running loop, or a new one."""
+        return known if known is not None and known.loop is asyncio.get_running_loop() else cls()
+
     def put(self, queue: asyncio.Queue[Event], event: Event) -> None:
         """From any thread; it is delivered after the next `flush`."""
         self._events.append((queue, event))

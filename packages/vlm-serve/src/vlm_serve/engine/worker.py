@@ -15,7 +15,7 @@ from queue import SimpleQueue
 from typing import Any
 
 from vlm_core.errors import UserError, one_line
-from vlm_serve.engine.request import Failed, ModelFacts
+from vlm_serve.engine.request import Event, Failed, ModelFacts
 from vlm_serve.engine.ticket import CLOSING, Ticket
 from vlm_serve.engine.watchdog import Watchdog
 from vlm_serve.engine.worker_process import WorkerPlan
@@ -192,19 +192,26 @@ class Worker:
 
     def _receive(self, kind: str, *values: Any) -> None:
         self._watchdog.report(values[1] if kind == "stats" else ())
-        if kind == "event":
-            number, event = values
-            ticket = self.tickets.get(number)
-            if ticket is not None:
-                ticket.send(event)
-                if ticket.done:
-                    self.tickets.pop(number, None)
+        if kind == "events":
+            self._deliver(values[0])
         elif kind == "stats":
             self._stats = values[0]
         elif kind == "ready":
             self._loaded(*values)
         elif kind == "refused":
             self.problem = UserError(*values[0])
+
+    def _deliver(self, events: Sequence[tuple[int, Event]]) -> None:
+        """Events of requests, by number; their event loop is woken once."""
+        tickets = []
+        for number, event in events:
+            if (ticket := self.tickets.get(number)) is not None:
+                ticket.hold(event)
+                tickets.append(ticket)
+                if ticket.done:
+                    self.tickets.pop(number, None)
+        for ticket in tickets:
+            ticket.flush()
 
     def _loaded(self, facts: ModelFacts) -> None:
         """The process can answer, unless the folder has other content than the process before it served."""

@@ -13,12 +13,12 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from vlm_core.errors import UserError
+from vlm_core.errors import UserError, one_line
 from vlm_core.runtime.parent_death import end_with_parent
 from vlm_serve.engine.batching.answer import CRASHED
 from vlm_serve.engine.local import LocalEngine
 from vlm_serve.engine.memory import compact_allocator
-from vlm_serve.engine.request import GenerationRequest
+from vlm_serve.engine.request import Event, GenerationRequest
 from vlm_serve.engine.settings import EngineSettings
 
 log = logging.getLogger(__name__)
@@ -38,19 +38,23 @@ class WorkerPlan:
 
 
 def load_engine(plan: WorkerPlan) -> LocalEngine:
-    """Raises `UserError` as `LocalEngine.load`."""
+    """Raises `UserError` as `LocalEngine.load`, and for a GPU without room."""
     import torch
 
     if plan.threads is not None:
         torch.set_num_threads(plan.threads)
     dtype = None if plan.dtype is None else getattr(torch, plan.dtype)
-    return LocalEngine.load(
-        plan.folder,
-        plan.settings,
-        dtype=dtype,
-        device=plan.device,
-        trust_remote_code=plan.trust_remote_code,
-    )
+    try:
+        return LocalEngine.load(
+            plan.folder,
+            plan.settings,
+            dtype=dtype,
+            device=plan.device,
+            trust_remote_code=plan.trust_remote_code,
+        )
+    except torch.OutOfMemoryError as error:
+        text = f"{plan.device} has no room for the model and its slots: {one_line(error)}"
+        raise UserError(f"{text}; a smaller --dtype or fewer --slots need less") from None
 
 
 def load_worker(connection: Connection, plan: WorkerPlan, parent: int) -> LocalEngine | None:
@@ -73,7 +77,7 @@ def serve(connection: Connection, engine: LocalEngine) -> None:
     """Serve until told to close.
 
     Received: ("submit", number, request), ("cancel", number), ("close", grace). Sent: ("ready", facts),
-    ("event", number, event), ("stats", stats, steps), ("closed",).
+    ("events", [(number, event), …]), ("stats", stats, steps), ("closed",).
     """
     connection.send(("ready", engine.facts()))
     asyncio.run(_Worker(connection, engine).serve())
@@ -87,6 +91,7 @@ class _Worker:
         self.connection, self.engine = connection, engine
         self.tasks: dict[int, asyncio.Task[None]] = {}
         self.closed = asyncio.Event()
+        self._events: list[tuple[int, Event]] = []
 
     async def serve(self) -> None:
         loop = asyncio.get_running_loop()
@@ -107,7 +112,19 @@ class _Worker:
             log.exception("a message can't be read; this process ends")
             os._exit(1)
 
+    def _send_event(self, number: int, event: Event) -> None:
+        """With the others of this turn of the loop: those of a step are one message."""
+        if not self._events:
+            asyncio.get_running_loop().call_soon(self._send_events)
+        self._events.append((number, event))
+
+    def _send_events(self) -> None:
+        events, self._events = self._events, []
+        if events:
+            self._send("events", events)
+
     def _send(self, *message: Any) -> None:
+        self._send_events()  # in order
         try:
             self.connection.send(message)
         except OSError:  # the parent has ended, and this process ends with it
@@ -120,10 +137,10 @@ class _Worker:
         try:
             async with aclosing(self.engine.submit(request)) as events:
                 async for event in events:
-                    self._send("event", number, event)
+                    self._send_event(number, event)
         except Exception:
             log.exception("request %s failed", request.id)
-            self._send("event", number, CRASHED)
+            self._send_event(number, CRASHED)
         finally:
             self.tasks.pop(number, None)
 

@@ -12,7 +12,7 @@ from functools import partial
 
 from vlm_core.errors import UserError
 from vlm_serve.engine.request import Event, Failed, GenerationRequest, ModelFacts
-from vlm_serve.engine.ticket import CLOSING, FULL, Ticket, is_full
+from vlm_serve.engine.ticket import CLOSING, FULL, Outbox, Ticket, is_full
 from vlm_serve.engine.worker import LOADING_TIMES, TIMEOUT, Worker, sum_of
 from vlm_serve.engine.worker_process import WorkerPlan
 
@@ -37,6 +37,7 @@ class Workers:
         _check_folder(plan)  # first: a folder that is no model is told of at once
         self.plan, self._numbers, self._closing = plan, itertools.count(), False
         self._tickets: set[Ticket] = set()
+        self._outbox: Outbox | None = None
         self.workers = [
             Worker(replace(plan, device=device), f"worker {number} on {device}", timeout)
             for number, device in enumerate(devices)
@@ -72,7 +73,8 @@ class Workers:
         if is_full(len(self._tickets), limit, request.owner, self._tickets):
             yield FULL
             return
-        ticket, number = Ticket(request), next(self._numbers)
+        self._outbox = Outbox.here(self._outbox)
+        ticket, number = Ticket(request, self._outbox), next(self._numbers)
         self._tickets.add(ticket)
         try:
             worker = await self._least_loaded()

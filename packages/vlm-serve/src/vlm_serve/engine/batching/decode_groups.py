@@ -126,8 +126,8 @@ class Group(Generic[T]):
         if not self.members:
             self.running = None
         assert len(self.members) + len(joining) <= self.rows, "the group is full"
-        if joining and self._graphs is not None:
-            self._graphs.check(free=not self.members)
+        if joining and not self.members and self._graphs is not None:
+            self._graphs.renew()
         for member, state in joining:
             if self._slots is None:
                 self._state = state

@@ -59,12 +59,14 @@ def state_budget(settings: EngineSettings, costs: StateCosts, free: int | None) 
 
 @torch.inference_mode()
 def capture_parts(model: VLM, longest: int) -> None:
-    """Capture parts of prompts of all lengths up to `longest` positions, so that no request waits for it."""
+    """Capture an image of one view, and parts of prompts of all lengths up to `longest`: no request waits for it."""
     weight = next(model.llm.parameters())
-    for length in range(PART, min(longest, LONGEST_PART) + 1, PART):
-        x = weight.new_zeros(1, length, model.llm.dim)
-        for _ in range(2):  # a graph is captured at its second call
-            model.prefill(x)
+    pixels = torch.zeros(1, 3, *model.encoder.image_size, device=weight.device)
+    lengths = range(PART, min(longest, LONGEST_PART) + 1, PART)
+    for _ in range(2):  # a graph is captured at its second call
+        model.encode_images(pixels)
+        for length in lengths:
+            model.prefill(weight.new_zeros(1, length, model.llm.dim))
 
 
 def is_lost(device: torch.device) -> bool:

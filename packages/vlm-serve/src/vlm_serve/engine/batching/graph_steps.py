@@ -20,8 +20,6 @@ from vlm_core.numerics.graph_fingerprint import Fingerprint
 from vlm_core.numerics.low_precision_matmul import upcast_matmul
 from vlm_serve.engine.sampling.group_draws import Draw, GroupDraws
 
-WHAT = "the decoding of a group"
-
 
 def sizes(rows: int) -> tuple[int, ...]:
     """Numbers of rows that are captured for groups of up to `rows`: powers of two, and `rows`.
@@ -55,7 +53,7 @@ class GraphSteps:
         self._draws: GroupDraws | None = None
         self._draw_graph: Captured | None = None
         self._captured_of: Any = None
-        self.check(free=True)
+        self.renew()
 
     @property
     def count(self) -> int:
@@ -63,18 +61,16 @@ class GraphSteps:
         return len(self._graphs) + (self._draw_graph is not None)
 
     @torch.inference_mode()
-    def check(self, *, free: bool) -> None:
-        """Drop graphs of weights that have moved; capture again if all slots are `free`."""
+    def renew(self) -> None:
+        """Capture again if weights have moved. All slots are free; while one is in use, weights must not move."""
         now = (self._fingerprint.of([self._llm]), settings())
         if now != self._captured_of:
-            self._graphs, self._draw_graph = {}, None
-            if free:
-                self._captured_of = now
-                self._capture(hidden_changes=now[0] is None)
+            self._graphs, self._draw_graph, self._captured_of = {}, None, now
+            self._capture(modules_are_plain=now[0] is not None)
 
-    def _capture(self, *, hidden_changes: bool) -> None:
+    def _capture(self, *, modules_are_plain: bool) -> None:
         try:
-            if hidden_changes:
+            if not modules_are_plain:
                 raise RuntimeError("a module has a hook, another forward, or is in training mode")
             pool = None
             for size in reversed(self._sizes):  # the largest first: its memory is enough for the others
@@ -84,7 +80,7 @@ class GraphSteps:
             self._draw_graph = capture(self._draw, pool)
         except RuntimeError as error:
             self._graphs, self._draw_graph = {}, None
-            refused(WHAT, error)
+            refused("the decoding of a group", error)
 
     def _run(self, size: int) -> tuple[Tensor, Tensor]:
         """-> logits (size, V), and the most likely of the tokenizer's ids (size)."""

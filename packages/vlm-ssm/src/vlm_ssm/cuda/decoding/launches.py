@@ -49,7 +49,7 @@ def launch_dependent(
     _launch(run, (*grid, threads, 0), device, _dependent(device), [numbers])
 
 
-def launch_resident(
+def launch_cooperative(
     run: Kernel, blocks: int, threads: int, shared: int, device: int, arguments: Sequence[Sequence[int]]
 ) -> None:
     """All blocks run at the same time, so that they may wait for each other; an error if the GPU has no room.

@@ -16,6 +16,7 @@ from vlm_ssm.cuda.decoding import matvec, stack_step
 from vlm_ssm.cuda.decoding.launches import launch_dependent
 from vlm_ssm.cuda.decoding.matvec import ADD, CONVOLVE, STORE, product
 from vlm_ssm.cuda.launch import is_usable, kernel
+from vlm_ssm.cuda.memory import aligned
 from vlm_ssm.mamba_layer import MambaLayer, MambaStack
 from vlm_ssm.triton import decode as triton_decode
 
@@ -39,8 +40,9 @@ def _why_layer_not_covered(mixer: MambaLayer) -> str | None:
         return "weights that are not bf16, or widths that are no multiple of 8"
     if any(t.dtype != torch.bfloat16 or not t.is_contiguous() for t in small):
         return "a convolution that is not bf16"
-    if any(t.dtype != fp32 or not t.is_contiguous() for t in (mixer.A_log, mixer.D, dt.bias)):
-        return "A, D or a bias that are not fp32"
+    own = (mixer.A_log, mixer.D, dt.bias)
+    if any(t.dtype != fp32 or not t.is_contiguous() or t.data_ptr() % 16 for t in own):
+        return "A, D or a bias that are not fp32, or not at multiples of 16 bytes"
     return None
 
 
@@ -120,6 +122,8 @@ def fused_decode_step(
     mixers, norms, last_norm, eps = stack
     count, (B, M), first = len(mixers), (len(x), x.shape[-1]), mixers[0]
     convs, ssms, after = triton_decode.with_memory(x, count, convs, ssms, after)
+    ssms = [aligned(ssm) for ssm in ssms]
+    assert after[1].data_ptr() % 16 == 0, "states begin at multiples of 16 bytes"
     if stack_step.why_not_covered(x, stack) is None:
         return stack_step.step(x, stack, convs, ssms, after), *after
     residual = x.reshape(B, M).float()

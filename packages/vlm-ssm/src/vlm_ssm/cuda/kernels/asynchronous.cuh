@@ -1,9 +1,9 @@
-// Bulk copies into shared memory, the barriers that count their bytes, and barriers of a whole grid.
-// From compute capability 9.0 on.
+// Bulk copies into shared memory, the barriers that count their bytes, and what blocks of one launch write for each
+// other. From compute capability 9.0 on.
 typedef unsigned long long u64;
 
-// Barriers in shared memory. `parity`: that of the phase which must have ended; phases count from 0. A whole warp waits,
-// and goes on as one: a lane that sees the end later would miss the warp's products and barriers.
+// Barriers in shared memory. `parity`: that of the phase which must have ended; phases count from 0. A whole warp
+// waits, and goes on as one: a lane that sees the end later would miss the warp's products.
 DEVICE void barrier_init(u64* barrier, u32 arrivals) {
   asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" :: "r"(shared_address(barrier)), "r"(arrivals) : "memory");
 }
@@ -37,12 +37,8 @@ DEVICE void copy_bulk(void* to, const void* from, u32 bytes, u64* barrier, u64 p
                :: "r"(shared_address(to)), "l"(from), "r"(bytes), "r"(shared_address(barrier)), "l"(policy) : "memory");
 }
 
+// A line of 128 bytes, into the second-level cache.
 DEVICE void prefetch_line(const void* at) { asm volatile("prefetch.global.L2 [%0];" :: "l"(at)); }
-// Lines of 128 bytes into the second-level cache, by one warp.
-DEVICE void prefetch_lines(const void* from, int bytes) {
-  const char* at = reinterpret_cast<const char*>(from);
-  for (int i = 128 * (threadIdx.x & 31); i < bytes; i += 128 * 32) asm volatile("prefetch.global.L2 [%0];" :: "l"(at + i));
-}
 
 // Some warps of a block wait for each other.
 DEVICE void sync_warps(int which, int warps) {
@@ -50,10 +46,11 @@ DEVICE void sync_warps(int which, int warps) {
   asm volatile("bar.sync %0, %1;" :: "r"(which), "r"(32 * warps) : "memory");
 }
 
-// What blocks of one launch write for each other, in units of 16 bytes that arrive at once. A unit that isn't written yet
-// has only ones in its last word, which no result of arithmetic has: NaNs are 0x7fffffff. So whoever reads a unit knows
-// whether it is there, and no fence, which takes a microsecond, stands behind it. Counters of writers only say when it
-// is worth to look: all at once, looking would take the cache's bandwidth.
+// Data of one launch's blocks for each other: units of 16 bytes that arrive at once. The last word of an unwritten unit
+// is all ones. A result never is: GPUs make 0x7fffffff of every NaN in fp32 and 0x7fff in bf16, and a bf16 number as
+// fp32 has 16 zeros. So whoever reads a unit knows whether it is there, and the writer needs no fence, which takes a
+// microsecond, in front of a flag. A reader needs none either: it reads on after a branch that depends on what it has
+// read.
 static constexpr u32 UNWRITTEN = 0xffffffffu;
 DEVICE void publish_unit(void* at, const uint4& v) {
   asm volatile("{.reg .b128 all; .reg .b64 lo, hi; mov.b64 lo, {%1, %2}; mov.b64 hi, {%3, %4}; mov.b128 all, {lo, hi}; "
@@ -69,6 +66,8 @@ DEVICE uint4 read_unit(const void* at) {
 DEVICE void publish_number(float* at, float v) {
   asm volatile("st.relaxed.gpu.global.f32 [%0], %1;" :: "l"(at), "f"(v) : "memory");
 }
+DEVICE void reset_unit(void* at) { publish_unit(at, make_uint4(UNWRITTEN, UNWRITTEN, UNWRITTEN, UNWRITTEN)); }
+DEVICE void reset_number(float* at) { publish_number(at, __uint_as_float(UNWRITTEN)); }
 DEVICE float read_number(const float* at) {
   float v;
   asm volatile("ld.relaxed.gpu.global.f32 %0, [%1];" : "=f"(v) : "l"(at) : "memory");
@@ -76,7 +75,11 @@ DEVICE float read_number(const float* at) {
 }
 DEVICE bool is_unwritten(const uint4& v) { return v.w == UNWRITTEN; }
 DEVICE bool is_unwritten(float v) { return __float_as_uint(v) == UNWRITTEN; }
-DEVICE void count_up(u32* counter) { asm volatile("red.relaxed.gpu.global.add.u32 [%0], 1;" :: "l"(counter) : "memory"); }
+
+// Counters say when it is worth to look at units: many that look all the time would take the cache's bandwidth.
+DEVICE void count_up(u32* counter) {
+  asm volatile("red.relaxed.gpu.global.add.u32 [%0], 1;" :: "l"(counter) : "memory");
+}
 DEVICE u32 read_counter(const u32* counter) {
   u32 v;
   asm volatile("ld.relaxed.gpu.global.u32 %0, [%1];" : "=r"(v) : "l"(counter) : "memory");

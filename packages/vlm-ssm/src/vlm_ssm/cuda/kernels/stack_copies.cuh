@@ -21,7 +21,8 @@ struct Ring {
   // 8 rows of weights.
   DEVICE void rows(Shared& s, const Bf16* rows, int pitch, int columns) {
     const int stage = begin(s, 16 * columns), lane = warp_lane();
-    if (lane < 8) copy_bulk(s.stage[stage] + lane * PITCH, rows + (i64)lane * pitch, 2 * columns, &s.full[stage], policy);
+    char* to = s.stage[stage] + lane * PITCH;
+    if (lane < 8) copy_bulk(to, rows + (i64)lane * pitch, 2 * columns, &s.full[stage], policy);
   }
   // dt_proj, A, D and bias of the block's channels.
   DEVICE void channels(Shared& s, const Layer& w, int count) {
@@ -58,7 +59,7 @@ DEVICE void prefetch_small(const Layer& w, int count, int sequences) {
   }
 }
 
-DEVICE int channel_groups() { return (CHANNELS - (int)blockIdx.x + GRID - 1) / GRID; }
+DEVICE int channel_groups() { return (CHANNEL_GROUPS - (int)blockIdx.x + GRID - 1) / GRID; }
 
 DEVICE void copy_layers(const Arguments& a, const Layers& l, Shared& s) {
   const int count = channel_groups(), sequences = (int)a.B;
@@ -68,17 +69,17 @@ DEVICE void copy_layers(const Arguments& a, const Layers& l, Shared& s) {
     const Layer& w = l.layer[i];
     if (i + 1 < LAYERS) prefetch_small(l.layer[i + 1], count, sequences);
     for (int j = 0; j < 2 * count; ++j)  // rows of u, and of the gate
-      for (int c = 0; c < A_CHUNKS; ++c)
-        ring.rows(s, w.in_proj + (i64)(8 * channels_of(j / 2) + j % 2 * E) * M + c * A_CHUNK, M, A_CHUNK);
-    if (has_b()) {
-      const i64 group = blockIdx.x % B_GROUPS, split = blockIdx.x / B_GROUPS;
+      for (int c = 0; c < IN_CHUNKS; ++c)
+        ring.rows(s, w.in_proj + (i64)(8 * channels_of(j / 2) + j % 2 * E) * M + c * IN_CHUNK, M, IN_CHUNK);
+    if (has_x_proj()) {
+      const i64 group = blockIdx.x % X_GROUPS, split = blockIdx.x / X_GROUPS;
       ring.rows(s, w.x_proj + group * 8 * E + split * SPLIT, E, SPLIT);
     }
     ring.channels(s, w, count);
     for (int b = 0; b < sequences; b += 8) ring.states(s, w.state, count, b, min(8, sequences - b));
-    for (int first = 0; first < D_CHUNKS; first += AT_ONCE)
-      for (int j = 0; group_of_d(j) < D_GROUPS; ++j)
-        for (int c = first; c < min(first + AT_ONCE, D_CHUNKS); ++c)
-          ring.rows(s, w.out_proj + (i64)group_of_d(j) * 8 * E + c * D_CHUNK, E, D_CHUNK);
+    for (int first = 0; first < OUT_CHUNKS; first += AT_ONCE)
+      for (int j = 0; out_group(j) < OUT_GROUPS; ++j)
+        for (int c = first; c < min(first + AT_ONCE, OUT_CHUNKS); ++c)
+          ring.rows(s, w.out_proj + (i64)out_group(j) * 8 * E + c * OUT_CHUNK, E, OUT_CHUNK);
   }
 }
