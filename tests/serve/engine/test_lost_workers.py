@@ -75,7 +75,7 @@ def lacks_files(worker):
 def workers_of(*workers):
     served = object.__new__(Workers)
     served.plan, served.workers, served._closing, served._tickets = PLAN, list(workers), False, set()
-    served._numbers = itertools.count()
+    served._numbers, served._outbox = itertools.count(), None
     for worker in workers:
         worker.decided.wait()
     return served
