@@ -87,7 +87,7 @@ def is_full(waiting: int, limit: int, owner: str, tickets: Collection[Ticket]) -
     """Whether a request of `owner` must be refused because `limit` requests are `waiting`.
 
     An owner with less than an equal share of the limit among `tickets` may always wait: no other can fill the queue
-    against it. Twice the limit may wait together.
+    against it. Beyond the limit, each owner adds at most its share.
     """
     if waiting < limit:
         return False
