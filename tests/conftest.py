@@ -148,5 +148,7 @@ def tiny_model(tiny_folder, loaded_tiny):
     from vlm_core.model_folder.model_digest import keep_digests_of_files
 
     model, spec = copy.deepcopy(loaded_tiny[0]), loaded_tiny[1]
+    for new, old in zip(model.parameters(), loaded_tiny[0].parameters(), strict=True):
+        vars(new).update(vars(old))  # such as that it has no weight decay, which torch does not copy
     keep_digests_of_files(model, spec, json.loads((tiny_folder / "manifest.json").read_text())["files"])
     return model

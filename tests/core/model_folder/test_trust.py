@@ -26,6 +26,8 @@ def modules_cache(tmp_path_factory):
     """Where transformers copies code before it imports it."""
     cache = tmp_path_factory.mktemp("modules")
     patch = pytest.MonkeyPatch()
+    for name in [name for name in sys.modules if name.split(".")[0] == "transformers_modules"]:
+        patch.delitem(sys.modules, name)  # the package of another test's folder
     patch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(cache))
     patch.syspath_prepend(cache)
     yield
