@@ -34,7 +34,7 @@ CHECKED = {
         "forward": "_why_not_now"
     },  # transformers' own forward gets them
     "vlm_ssm/ops.py": {"_expect": "items"},
-    "vlm_ssm/cuda/decoding/dependent.py": {"launch_dependent": "names"},
+    "vlm_ssm/cuda/decoding/launches.py": {"launch_dependent": "names"},
     "vlm_ssm/cuda/decoding/matvec.py": {"product": "launch_dependent"},
     "vlm_ssm/cuda/launch.py": {"__call__": "prepare", "prepare": "names", "kernel": "_kernel"},
     "vlm_ssm/cuda/memory.py": {"strides": "items"},
