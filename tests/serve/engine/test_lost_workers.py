@@ -5,7 +5,9 @@ import itertools
 import threading
 from contextlib import suppress
 from pathlib import Path
+from queue import SimpleQueue
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from engine_cases import chat, outcome, request
@@ -174,7 +176,7 @@ def test_a_message_that_can_t_be_sent_ends_the_process(caplog):
     """Later requests would never reach it, while it reports that it is well."""
     killed = []
     connection = SimpleNamespace(send=lambda message: message.missing)
-    outbox = worker_module.SimpleQueue()
+    outbox = SimpleQueue[Any]()
     outbox.put("message")
     worker_module._send_all(outbox, connection, SimpleNamespace(kill=lambda: killed.append(1)))
     assert killed == [1]
