@@ -4,9 +4,17 @@ import asyncio
 import random
 
 import pytest
-from engine_cases import answered, becomes_empty, chat, image_file, outcome, request
+from engine_cases import (
+    answered,
+    assert_answers_are_those_alone,
+    becomes_empty,
+    chat,
+    image_file,
+    outcome,
+    request,
+)
 
-from vlm_serve.engine.request import Failed, Finished, Grammar, SamplingParams, TextPrompt
+from vlm_serve.engine.request import Finished, Grammar, SamplingParams, TextPrompt
 
 QUESTIONS = ["what color is the shape?", "red", "is there a circle? yes no " * 6, "a blue triangle " * 40]
 
@@ -64,12 +72,7 @@ def test_company_changes_no_answer(engine_of, seed):
     alone_engine = engine_of(slots=1, cache_bytes=0, prefill_chunk=64)
     together_engine = engine_of(slots=draw.choice([5, 16, 40]), prefill_chunk=64)
     together = asyncio.run(arriving(together_engine, requests, draw))
-    assert len(together) >= 15
-    for asked in requests:
-        if asked.id in together:
-            (alone,) = answered(alone_engine, asked)
-            assert not isinstance(alone.last, Failed), alone.last
-            assert together[asked.id].answer == alone.answer, asked
+    assert_answers_are_those_alone(together, requests, alone_engine)
     assert becomes_empty(together_engine)
     assert together_engine.stats()["cache_hits_total"] > 5
 

@@ -157,7 +157,7 @@ def test_one_that_lives_goes_on_alone():
     )
     workers = workers_of(lost, alive)
     kill(lost)
-    assert lost.is_hopeless
+    assert lost.is_unrecoverable
     assert workers.failure() is None
     stats = workers.stats()
     assert (stats["workers"], stats["workers_ready"]) == (2, 1)

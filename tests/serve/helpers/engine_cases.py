@@ -90,6 +90,16 @@ def answered(engine, *requests):
     return asyncio.run(ask())
 
 
+def assert_answers_are_those_alone(together, requests, alone_engine):
+    """`together`: outcomes, by name, of those requests that were not cancelled; `alone_engine` has one slot."""
+    assert len(together) >= 15
+    for asked in requests:
+        if asked.id in together:
+            (alone,) = answered(alone_engine, asked)
+            assert not isinstance(alone.last, Failed), alone.last
+            assert together[asked.id].answer == alone.answer, asked
+
+
 def becomes_empty(engine, seconds=20):
     """Whether no request is left; the last event of an answer comes just before its slot is free."""
     end = time.monotonic() + seconds

@@ -97,7 +97,7 @@ class Worker:
         return self._watchdog.stalled
 
     @property
-    def is_hopeless(self) -> bool:
+    def is_unrecoverable(self) -> bool:
         """Whether no further process is started, or starts have failed for so long that nobody should wait for one."""
         failing = self.failed_starts >= FAILED_STARTS and self.failing_seconds >= FAILING_SECONDS
         return not self.ready and (self.is_outdated or failing)

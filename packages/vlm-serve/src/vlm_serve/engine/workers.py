@@ -100,7 +100,7 @@ class Workers:
 
     def failure(self) -> UserError | None:
         """Why no worker answers any more, once that is so for good: the server should end."""
-        if self._closing or not all(worker.is_hopeless for worker in self.workers):
+        if self._closing or not all(worker.is_unrecoverable for worker in self.workers):
             return None
         folder, failing = self.plan.folder, [worker for worker in self.workers if not worker.is_outdated]
         if not failing:
