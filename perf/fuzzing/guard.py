@@ -37,14 +37,17 @@ class Guard:
         self.allowed = (str(folder), tempfile.gettempdir(), "/dev/null")
         self.violations: list[str] = []
         self.active = False
+        self._bytecode = sys.dont_write_bytecode
         sys.addaudithook(self._event)
 
     def __enter__(self) -> Self:
+        self._bytecode, sys.dont_write_bytecode = sys.dont_write_bytecode, True  # a first import would write it
         self.violations, self.active = [], True
         return self
 
     def __exit__(self, *_: object) -> None:
         self.active = False
+        sys.dont_write_bytecode = self._bytecode
 
     def _event(self, event: str, args: tuple[Any, ...]) -> None:
         if not self.active:

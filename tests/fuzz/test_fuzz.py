@@ -122,7 +122,10 @@ def hangs():
     while True: pass
 def crashes(): os.abort()
 def good(): (work / "x").write_text("x"); return "good"
-for read in (wrong, program, writes, hangs, good):
+sys.path.insert(0, str(outside)); (outside / "new.py").write_text("")
+sys.dont_write_bytecode = False
+def imports(): import new; return "good"
+for read in (wrong, program, writes, hangs, good, imports):
     print(runner._judge(guard, read, 10**6, False).reason or "-")
 reads = [good, crashes, good]
 for _, result in runner._apart(lambda number: runner._judge(guard, reads[number], 10**6, False), range(3)):
@@ -134,5 +137,5 @@ for _, result in runner._apart(lambda number: runner._judge(guard, reads[number]
     command = [sys.executable, "-c", probe, str(work), str(outside)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     reasons = done.stdout.splitlines()
-    begins = ["KeyError", "os.system", "open of", "still running", "-", "-", CRASHES, "-"]
+    begins = ["KeyError", "os.system", "open of", "still running", "-", "-", "-", CRASHES, "-"]
     assert [reason[: len(begin)] for reason, begin in zip(reasons, begins, strict=True)] == begins
