@@ -41,8 +41,8 @@ class Guard:
         sys.addaudithook(self._event)
 
     def __enter__(self) -> Self:
-        self._bytecode, sys.dont_write_bytecode = sys.dont_write_bytecode, True  # a first import would write it
         self.violations, self.active = [], True
+        self._bytecode, sys.dont_write_bytecode = sys.dont_write_bytecode, True  # of modules imported now
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -8,7 +8,8 @@ of which asks again a random while after its answer; lengths of questions and an
 a server of its own process, which can't batch such a model; it needs fastapi, as `uv run --with fastapi python -m …`
 brings it. Prompts are counted as time, but not as tokens: `positions read for a token` shows that the engine reads as
 many as the batch, 0.71. Time to the first token is in prefills: the time that an idle engine takes from the same
-requests to their first token, one by one.
+requests to their first token, one by one. In the last row its percentiles are those of the requests of all rounds: of
+one round, the 99th is one of the two longest waits.
 """
 
 from __future__ import annotations
@@ -18,8 +19,10 @@ import random
 import statistics
 import sys
 from argparse import Namespace
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
+from itertools import chain
+from typing import NamedTuple
 
 from perf.lib.common import parser, start
 from perf.lib.serving import (
@@ -49,7 +52,7 @@ from vlm_serve.engine.settings import EngineSettings
 
 SMOKE = (32, 2, 50280)
 CLIENTS, WORDS, TOKENS = 16, 64, 96
-REQUESTS = 4
+REQUESTS = 8
 """Of each client."""
 SHARES = (0.5, 0.99)
 """Percentiles of the time to the first token."""
@@ -148,30 +151,42 @@ def contestants(options: Namespace, shape: tuple[int, int, int], tokens: int, st
     return peers
 
 
-def measured(model: VLM, tokens: int, peers: Peers) -> tuple[list[float], list[str]]:
-    """(ratios that medians are taken of, cells that belong to this round alone)."""
+class Round(NamedTuple):
+    """Ratios that medians are taken of, waits for the first token by the clock and of processor time, other cells."""
+
+    ratios: list[float]
+    waits: list[list[float]]
+    cells: list[str]
+
+
+def measured(model: VLM, tokens: int, peers: Peers) -> Round:
+    """Engine and peers, one after another."""
     batches, alone = [fixed_batch(model, tokens)], prefill(model, tokens)
     rate, read, records = live(model, tokens)
     batches.append(fixed_batch(model, tokens))  # before and after
     others = [Rate(*map(statistics.mean, zip(*batches, strict=True))), *(run() for run in peers.values())]
     shares = [by / other for theirs in others for by, other in zip(rate, theirs, strict=True)]
-    waits = zip(*(record.first_token for record in records), strict=True)
-    first = [[seconds / unit for seconds in column] for column, unit in zip(waits, alone, strict=True)]
+    seconds = zip(*(record.first_token for record in records), strict=True)
+    waits = [[one / unit for one in column] for column, unit in zip(seconds, alone, strict=True)]
     rates = [number(one.by_clock) for one in (rate, *others)]
     cells = [*rates, number(1000 * alone[0]), f"{read:.2f}", str(len(records)), load()]
-    return [*shares, *(percentile(column, share) for share in SHARES for column in first)], cells
+    return Round(shares, waits, cells)
+
+
+def row(name: str, ratios: Iterable[float], waits: list[list[float]], cells: list[str]) -> list[str]:
+    first = [f"{percentile(column, share):.2f}" for share in SHARES for column in waits]
+    return [name, *map(ratio, ratios), *first, *cells]
 
 
 def rows(model: VLM, tokens: int, rounds: int, peers: Peers) -> Iterator[list[str]]:
-    """A row a round, and the medians."""
-    ratios: list[list[float]] = []
+    """A row a round, and one of them all."""
+    done: list[Round] = []
     for turn in range(rounds):
-        values, cells = measured(model, tokens, peers)
-        ratios.append(values)
-        yield [str(turn + 1), *map(ratio, values[:-4]), *(f"{v:.2f}" for v in values[-4:]), *cells]
-    medians = [statistics.median(values) for values in zip(*ratios, strict=True)]
-    blank = [""] * (len(peers) + 6)
-    yield ["median", *map(ratio, medians[:-4]), *(f"{v:.2f}" for v in medians[-4:]), *blank]
+        done.append(measured(model, tokens, peers))
+        yield row(str(turn + 1), *done[-1])
+    medians = map(statistics.median, zip(*(each.ratios for each in done), strict=True))
+    waits = [[*chain(*columns)] for columns in zip(*(each.waits for each in done), strict=True)]
+    yield row("all", medians, waits, [""] * (len(peers) + 6))
 
 
 def main() -> None:
