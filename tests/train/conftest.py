@@ -2,7 +2,6 @@
 
 import io
 import json
-import re
 
 import numpy as np
 import pytest
@@ -11,9 +10,8 @@ from PIL import Image
 from resume_helpers import go, new_process
 
 from vlm_core.cli.output import console_records
-from vlm_core.diagnose.costs.estimate import estimate_costs
+from vlm_core.diagnose.costs.component_costs import ComponentCosts
 from vlm_train.engine.trainer import StageTrainer
-from vlm_train.profiling import fit_warnings
 
 COLOURS = ["red", "green", "blue", "black", "white", "teal"]
 
@@ -32,22 +30,31 @@ def console():
         yield
 
 
-ESTIMATES = {}
+COSTS = {}
 
 
 @pytest.fixture(autouse=True)
-def known_estimates(monkeypatch):
-    """Memory that was estimated for a warning before a run is not estimated again for an equal spec of other files."""
+def known_costs(monkeypatch):
+    """Costs of a stage that were counted for one run are not counted again for a model of equal modules and shapes."""
+    count = ComponentCosts.of_stage
 
-    def estimate(spec, model, assumptions, *, memory_only):
-        shapes = tuple(tuple(parameter.shape) for parameter in model.parameters())
-        anywhere = re.sub(r'"/[^"]*/', '"', spec.model_dump_json())
-        key = (anywhere, shapes, repr(assumptions), memory_only)
-        if key not in ESTIMATES:
-            ESTIMATES[key] = estimate_costs(spec, model, assumptions, memory_only=memory_only)
-        return ESTIMATES[key]
+    def of_stage(self, *args, **options):
+        model = self._model
+        shapes = tuple((tuple(p.shape), p.dtype) for p in model.parameters())
+        key = (
+            repr(model),
+            shapes,
+            self._backend,
+            self._checkpointing,
+            repr(model.view_counts),
+            args,
+            *options.items(),
+        )
+        if key not in COSTS:
+            COSTS[key] = count(self, *args, **options)
+        return COSTS[key]
 
-    monkeypatch.setattr(fit_warnings, "estimate_costs", estimate)
+    monkeypatch.setattr(ComponentCosts, "of_stage", of_stage)
 
 
 @pytest.fixture(autouse=True)
