@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from videos import CODECS, decoded, video
+from videos import CODECS, decoded, trimmed, video
 
 from vlm_core.io.video.container import opened
 from vlm_core.io.video.decode import sample_video
@@ -88,3 +88,29 @@ def test_variable_frame_rate(gaps, sampling):
     frames = decoded(data)
     for frame, time in zip(sampled.frames, sampled.times, strict=True):
         assert np.array_equal(frame, shown(frames, Fraction(time), Fraction(1, 2000))), time
+
+
+@pytest.mark.parametrize("gaps", [[100_000, *[100] * 10], [*[100] * 10, 100_000], [*[33, 34] * 10]])
+@pytest.mark.parametrize("container", ["mp4", "mov", "webm", "matroska"])
+def test_the_last_frame_of_a_variable_rate(container, gaps):
+    """The last of several frames is the last one of the video, not the one at its mean distance from the end."""
+    times = [0, *np.cumsum(gaps).tolist()]
+    codec = {"webm": "libvpx"}.get(container, "mpeg4")
+    data = video(container, codec, frames=len(times), times=times)
+    sampled = sample_video(StoredImage("x", lambda: data), Sampling(frames=3), np.asarray)
+    assert sampled.missing == 0
+    assert sampled.times[-1] == pytest.approx(times[-1] / 1000, abs=1e-3)
+    frames = decoded(data)
+    assert np.array_equal(sampled.frames[-1], frames[max(frames)])
+
+
+@pytest.mark.parametrize("codec", ["mpeg4", "libx264"])
+def test_a_cut_between_keyframes(codec):
+    """`ffmpeg -ss 0.5 -c copy` and phones cut by an edit list: the keyframe before is decoded, and not shown."""
+    data = trimmed(video("mp4", codec, frames=60, gop=10), 0.5, 4.0)
+    frames = decoded(data)
+    assert (min(frames), len(frames)) == (0, 40)
+    sampled = sample_video(StoredImage("x", lambda: data), Sampling(frames=14), np.asarray)
+    assert sampled.missing == 0
+    for frame, time in zip(sampled.frames, np.linspace(0, 39, 14, dtype=int), strict=True):
+        assert np.array_equal(frame, frames[Fraction(int(time), 10)])

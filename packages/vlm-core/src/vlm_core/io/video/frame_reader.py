@@ -137,6 +137,7 @@ class FrameReader:
         for packet in self._demuxed():
             if packet.is_keyframe and self.keyframe is None:
                 self.keyframe = packet.pts
+                self.good = self.good or packet.is_discard  # an edit list hides it: it is decoded, never seen
             if packet.pts is not None and not packet.is_discard:
                 self.packets.append(packet.pts)
                 self.packet_end = max(self.packet_end, packet.pts + (packet.duration or self.frame_ticks))
