@@ -61,3 +61,13 @@ def test_a_file_that_states_them(codec, container, matrix, colour_range):
     source = StoredImage("green", file.getvalue)
     (shown,) = sample_video(source, Sampling(frames=1), np.asarray).frames
     assert np.abs(shown[32, 32].astype(int) - (0, 200, 0)).max() <= 4, shown[32, 32]
+
+
+@pytest.mark.parametrize("form", ["rgb24", "bgr0", "gbrp", "gbrp10le", "gray", "gray10le"])
+@pytest.mark.parametrize("colour_range", [0, LIMITED, FULL])
+def test_what_has_no_matrix(form, colour_range):
+    rgb = (128, 128, 128) if form.startswith("gray") else (30, 60, 200)
+    frame = av.VideoFrame.from_ndarray(np.full((64, 64, 3), rgb, np.uint8), format="rgb24")
+    frame = frame if form == "rgb24" else frame.reformat(format=form)
+    frame.color_range = colour_range
+    assert np.abs(np.subtract(rgb_image(frame).getpixel((32, 32)), rgb)).max() <= 1

@@ -102,10 +102,12 @@ def rgb_image(frame: VideoFrame) -> Image.Image:
     """A frame as RGB by the matrix and the range that it states; without them BT.601 and limited, as in FFmpeg.
 
     PyAV takes both from the frame only if they change, and swscale has a default: so all four are given, and the
-    matrix of the result, which RGB does not have, is another one.
+    matrix of the result, which RGB does not have, is another one. Grey has the full range, as in FFmpeg.
     """
+    if frame.format.is_rgb:
+        return frame.to_image()
     matrix = frame.colorspace if frame.colorspace in _MATRICES else _BT601
-    full = frame.color_range == _FULL_RANGE or frame.format.name.startswith("yuvj")
+    full = frame.color_range == _FULL_RANGE or frame.format.name.startswith(("yuvj", "gray"))
     return frame.to_image(
         src_colorspace=matrix,
         dst_colorspace=_BT601 if matrix == _BT709 else _BT709,
