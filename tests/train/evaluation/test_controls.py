@@ -291,12 +291,9 @@ def test_a_video_stands_in_for_a_video_alone():
     kinds = "image", "video", "image", "video", "video"
     sources = [f"{n}.png" if kind == "image" else VideoSource(f"{n}.mp4") for n, kind in enumerate(kinds)]
     contents = {image_name(s): ImageContent(f"{n}", (8, 8)) for n, s in enumerate(sources)}
-    turns = [{"from": "human", "value": "<image>\nWhat?"}, {"from": "gpt", "value": "a"}]
-    rows = [{"id": n, "image": [s], "conversations": turns} for n, s in enumerate(sources)]
+    rows = [row(n, [source]) for n, source in enumerate(sources)]
     changed = with_other_images(rows, contents).rows
-    assert len(changed) == 5
-    for row, own in zip(changed, sources, strict=True):
-        (other,) = row["image"]
+    for other, own in zip((one["image"][0] for one in changed), sources, strict=True):
         assert isinstance(other, VideoSource) == isinstance(own, VideoSource)
         assert other != own
     assert with_other_images(rows[:2], contents) == ([], {"no other image": 2})
