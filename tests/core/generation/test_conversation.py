@@ -83,7 +83,7 @@ def test_a_batch_in_which_one_ended_first_cannot_be_continued(tiny_model):
             lambda s: Session.join([session, s]),
         ):
             with pytest.raises(
-                UserError, match="conversation 1 of [24] ended before|conversation 3 of 4 ended"
+                UserError, match=r"conversation 1 of [24] ended before|conversation 3 of 4 ended"
             ):
                 go_on(continued)
     session.restore(session.state, session.known_logits(), [{first[0]}, {first[1]}])

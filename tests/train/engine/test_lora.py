@@ -129,7 +129,9 @@ def test_a_tied_weight_holds_no_adapter(tiny_model):
     width, vocabulary = llm.dim, llm.vocab_size
     llm.lm_head = torch.nn.Linear(width, vocabulary, bias=False)
     llm.lm_head.weight = llm.backbone.embedding.weight
-    with pytest.raises(UserError, match=r"llm\.lm_head shares its weight with llm\.backbone\.embedding, which"):
+    with pytest.raises(
+        UserError, match=r"llm\.lm_head shares its weight with llm\.backbone\.embedding, which"
+    ):
         put(tiny_model, "*.in_proj", "*.lm_head")
 
 

@@ -30,7 +30,9 @@ def yuv(rgb, matrix, colour_range, bits):
 def flat_frame(form, rgb, matrix, colour_range):
     """A frame of one colour; a matrix of 2 is BT.601, not stated."""
     frame, bits = av.VideoFrame(64, 64, form), 10 if form.endswith("10le") else 8
-    for plane, value in zip(frame.planes, yuv(rgb, 5 if matrix == 2 else matrix, colour_range, bits), strict=True):
+    for plane, value in zip(
+        frame.planes, yuv(rgb, 5 if matrix == 2 else matrix, colour_range, bits), strict=True
+    ):
         samples = np.uint8 if bits == 8 else np.uint16
         plane.update(np.full(plane.buffer_size // samples().itemsize, value, samples).tobytes())
     frame.colorspace, frame.color_range = matrix, colour_range

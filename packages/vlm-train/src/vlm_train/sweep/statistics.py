@@ -10,7 +10,7 @@ from statistics import fmean, stdev
 LEVEL = 0.95
 """Confidence level of all intervals."""
 ROUNDING = 1e-12
-"""A share of the values: what differs by less is equal, since 70.1 − 69.8 and 71.1 − 70.8 differ in double precision."""
+"""Share of the values by which equal differences may differ: 70.1 − 69.8 and 71.1 − 70.8 do, in double precision."""
 
 
 @dataclass(frozen=True)
