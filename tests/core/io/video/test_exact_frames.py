@@ -10,10 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from videos import CODECS, decoded, trimmed, video
 
+from vlm_core.io.video import header
 from vlm_core.io.video.container import opened
 from vlm_core.io.video.decode import sample_video
 from vlm_core.io.video.frame_reader import FrameReader
-from vlm_core.io.video.header import header_of
+from vlm_core.io.video.header import header_of, read_header
 from vlm_core.io.video.sources import Sampling, StoredImage
 
 OPEN_GOP = {"bf": "3", "x264-params": "open-gop=1:keyint=20:min-keyint=20:scenecut=0"}
@@ -114,3 +115,14 @@ def test_a_cut_between_keyframes(codec):
     assert sampled.missing == 0
     for frame, time in zip(sampled.frames, np.linspace(0, 39, 14, dtype=int), strict=True):
         assert np.array_equal(frame, frames[Fraction(int(time), 10)])
+
+
+def test_a_last_keyframe_that_is_far_from_the_end_costs_no_scan(monkeypatch):
+    """One keyframe in the whole file, which is more than is scanned: the end is estimated, and still there."""
+    times = [0, *(5000 + 100 * k for k in range(30))]
+    data = video("mp4", "mpeg4", frames=31, times=times, gop=600)
+    source = StoredImage("x", lambda: data)
+    assert float(read_header(source).last) == 7.9
+    monkeypatch.setattr(header, "SCAN_BYTES", 10_000)
+    assert 7.4 < float(read_header(source).last) < 7.9
+    assert sample_video(source, Sampling(frames=4), np.asarray).missing == 0

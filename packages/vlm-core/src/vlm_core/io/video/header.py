@@ -94,13 +94,17 @@ def _end(video: OpenVideo, stream: VideoStream, tick: Fraction, first: Fraction)
 def _last_time(video: OpenVideo, tick: Fraction, end: Fraction, default: Fraction) -> Fraction:
     """The time of the last frame at a variable rate: the latest packet from the last keyframe on.
 
-    `default` for a file whose end is cut off.
+    `default` for a file whose end is cut off, and for one whose last keyframe is more than `SCAN_BYTES` before its end.
     """
-    times: list[int] = []
+    times, read = list[int](), 0
     with suppress(pyav().error.FFmpegError):
         video.container.seek(floor(end / tick), stream=video.stream, backward=True)
-        packets = video.container.demux(video.stream)
-        times = [packet.pts for packet in packets if packet.pts is not None and not packet.is_discard]
+        for packet in video.container.demux(video.stream):
+            times += [packet.pts] if packet.pts is not None and not packet.is_discard else []
+            read += packet.size
+            if read > SCAN_BYTES:
+                times = []
+                break
     video.restart()
     return max(times) * tick if times else default
 
