@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-
-import numpy as np
-from PIL import Image
+from typing import TYPE_CHECKING
 
 from vlm_core.io.image_formats import deflate
 from vlm_core.io.image_formats.limits import MAX_METADATA, costly
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 MAX_CHUNKS = 100_000
 MAX_COMPRESSED = 256
@@ -20,7 +21,7 @@ _SLACK = 2**20
 _GREY = 0
 
 
-def with_clear_grey(image: Image.Image, data: bytes) -> Image.Image:
+def with_clear_grey(image: Image, data: bytes) -> Image:
     """A decoded image whose transparent grey, if it has one, is a value of its pixels.
 
     Pillow scales pixels of 2 and 4 bits to 8, and the transparent value not; of 16 bits, it ignores it: such pixels
@@ -33,8 +34,11 @@ def with_clear_grey(image: Image.Image, data: bytes) -> Image.Image:
         image.info["transparency"] = clear * 255 // (2**depth - 1)
     if depth < 16:
         return image
+    import numpy as np
+    from PIL.Image import fromarray
+
     pixels = np.asarray(image)
-    return Image.fromarray(np.where(pixels == clear, 65535, pixels).astype(np.uint16))
+    return fromarray(np.where(pixels == clear, 65535, pixels).astype(np.uint16))
 
 
 def check(data: bytes) -> None:
