@@ -63,6 +63,16 @@ def test_linspace_of_frame_numbers(container):
             assert np.array_equal(frame, everything[number]), (count, number)
 
 
+@pytest.mark.parametrize("container", ["mp4", "webm"])
+def test_linspace_of_times_in_milliseconds(container):
+    """30 frames a second in milliseconds, as in Matroska and FLV, and in an MP4 made of these without re-encoding."""
+    times = [round(k * 1000 / 30) for k in range(60)]
+    data = video(container, {"webm": "libvpx"}.get(container, "mpeg4"), frames=60, times=times)
+    sampled = sample_video(StoredImage("x", lambda: data), Sampling(frames=60), np.asarray)
+    for frame, (_, expected) in zip(sampled.frames, sorted(decoded(data).items()), strict=True):
+        assert np.array_equal(frame, expected)
+
+
 def test_open_groups_of_pictures():
     """Frames that are shown before a keyframe, but come after it, need the keyframe before."""
     data = video("mp4", frames=200, codec_options=OPEN_GOP)

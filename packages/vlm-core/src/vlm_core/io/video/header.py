@@ -67,7 +67,7 @@ def header_of(video: OpenVideo) -> VideoHeader:
     end = _end(video, stream, tick, first)
     if end is None or end <= first:
         first, last, frame_time = _scanned(video, tick, frame_time)
-    elif video.kind == "MP4" and stream.average_rate != stream.base_rate:
+    elif video.kind == "MP4" and not video.has_constant_rate:
         last = _last_time(video, tick, end, max(first, end - frame_time))
     else:
         last = max(first, end - frame_time)
