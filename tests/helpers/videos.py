@@ -116,6 +116,14 @@ def with_duration(data, seconds):
     return put(data, b"elst", 8, seconds * 1000)
 
 
+def trimmed(data, seconds, length):
+    """An MP4 file of which an edit list shows `length` seconds from `seconds` on; frames before are decoded, unseen."""
+    scale = struct.unpack_from(">I", data, data.index(b"mdhd") + 4 + 12)[0]
+    at = data.index(b"elst") + 4 + 8
+    begin = struct.unpack_from(">i", data, at + 4)[0] + round(seconds * scale)
+    return data[:at] + struct.pack(">Ii", round(length * 1000), begin) + data[at + 8 :]
+
+
 def decoded(data):
     """{time: RGB array} of all frames, decoded one after the other by PyAV alone."""
     with av.open(io.BytesIO(data)) as container:

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from PIL import Image
+from PIL import ExifTags, Image
 from videos import video
 
 from vlm_bench.lmms.visuals import sampling_of, visual_input
@@ -43,3 +43,13 @@ def test_model_args_say_which_frames_are_read():
     ):
         with pytest.raises(UserError, match=message):
             sampling_of({**none, **given})
+
+
+def test_a_pillow_image_is_turned_upright_as_its_file_is(tiny_model, tmp_path):
+    image = Image.linear_gradient("L").resize((48, 32)).convert("RGB")
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    image.save(tmp_path / "x.png", exif=exif)
+    of_file = visual_input(tiny_model, str(tmp_path / "x.png"), "t")
+    assert torch.equal(visual_input(tiny_model, Image.open(tmp_path / "x.png"), "t"), of_file)
+    assert not torch.equal(visual_input(tiny_model, image, "t"), of_file)

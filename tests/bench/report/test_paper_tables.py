@@ -119,8 +119,15 @@ def test_reports_of_a_runs_model_fill_what_the_sweep_does_not_score(
     server = {"benchmark": "vqa-v2", "scored_by": "server", **about}
     write_json(bench / "vqa-v2.jsonl.run.json", server)
     cells = sweep_tables(folder)[0].rows["VSS-L2"]
-    assert cells[:2] == ["needs submission", "66.7≠"]
+    assert cells[:2] == ["needs submission", "66.7≠ (1 of 2 runs)"]
     assert cells[4] == "85.0 ± 1.4", "the sweep's own score stays"
+    report = json.loads((bench / "gqa.json").read_text())
+    write_json(bench / "lenient.json", report | {"protocol": "gqa, normalized", "score": 1.0})
+    cells = sweep_tables(folder)[0].rows["VSS-L2"]
+    assert cells[1] == "66.7≠ (1 of 2 runs) / 100.0≠ (1 of 2 runs)", "protocols are not seeds"
+    write_json(bench / "copy.json", report)
+    assert "two results of one run by one protocol" in refused(capsys, "paper-tables", folder)
+    (bench / "copy.json").unlink()
     write_json(run / "model/manifest.json", {"another": 1})
     assert "not a result of" in refused(capsys, "paper-tables", folder)
 

@@ -4,6 +4,7 @@ import pytest
 import torch
 from generation_cases import LONG, SHORT, prompt
 
+from vlm_core.errors import UserError
 from vlm_core.generation.conversation import Conversation
 from vlm_core.generation.generate import Session
 from vlm_core.generation.sampling import GenerationConfig
@@ -62,3 +63,29 @@ def test_what_a_user_types_stays_text(tiny_model, text):
     assert tiny_model.llm.tokenizer.eos_id not in sample.input_ids
     assert not any(sample.image_mask)
     assert text in tiny_model.llm.tokenizer.decode(sample.input_ids)
+
+
+def test_a_batch_in_which_one_ended_first_cannot_be_continued(tiny_model):
+    """Its state has read what followed its answer; alone, each can be continued."""
+    tokenizer = tiny_model.llm.tokenizer
+    prompts = [render(SHORT, [Message("user", (text,))], tokenizer) for text in ("red", "a circle")]
+    session = Session(tiny_model)
+    session.prefill(prompts)
+    first = next(iter(session.fork().tokens()))
+    session.restore(session.state, session.known_logits(), [{first[0]}, {-1}])
+    fork = session.fork()
+    assert len(list(fork.tokens(GenerationConfig(max_new_tokens=3)))) == 3
+    for continued in (fork, fork.fork()):
+        for go_on in (
+            lambda s: s.prefill(prompts),
+            lambda s: s.expand(2),
+            lambda s: list(s.tokens()),
+            lambda s: Session.join([session, s]),
+        ):
+            with pytest.raises(
+                UserError, match=r"conversation 1 of [24] ended before|conversation 3 of 4 ended"
+            ):
+                go_on(continued)
+    session.restore(session.state, session.known_logits(), [{first[0]}, {first[1]}])
+    assert len(list(session.tokens())) == 1
+    session.prefill(prompts)

@@ -79,6 +79,7 @@ def test_stops_at_eos_and_at_the_limit(tiny_model, monkeypatch):
     session = Session(tiny_model)
     session.prefill([prompt(tiny_model, "a"), prompt(tiny_model, "b")])
     assert list(session.tokens(LONG)) == [[5, 5], [eos, 6], [None, 7], [None, eos]]
+    session = Session(tiny_model)  # the first conversation's state is past its end
     session.prefill([prompt(tiny_model, "a"), prompt(tiny_model, "b")])
     monkeypatch.setattr("vlm_core.generation.generate.sample", lambda *_: torch.tensor([3, 3]))
     assert len(list(session.tokens(LONG))) == 8

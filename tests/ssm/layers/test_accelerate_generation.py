@@ -89,3 +89,17 @@ def test_assisted_decoding_keeps_the_past():
             else:
                 made.append(model(ids[:, 3:], cache=cache, use_cache=True).logits)
     near(*made, 1e-5)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_mask_of_all_positions_masks_the_new_tokens_by_its_end(kind):
+    """As for a Transformer's cache; with several new tokens of which some are padding, too."""
+    ours, theirs = pair(kind)
+    batch = padded(3, 8)
+    whole = theirs(**batch).logits
+    ids, mask = batch["input_ids"], batch["attention_mask"]
+    for cut in (7, 5, 1):
+        cache = ours(ids[:, :cut], attention_mask=mask[:, :cut], use_cache=True).cache_params
+        logits = ours(ids[:, cut:], cache=cache, attention_mask=mask, use_cache=True).logits
+        near(logits[mask[:, cut:] == 1], whole[:, cut:][mask[:, cut:] == 1], 1e-5)

@@ -123,6 +123,18 @@ def test_what_can_hold_no_adapter(tiny_model, target, message):
         put(tiny_model, target)
 
 
+def test_a_tied_weight_holds_no_adapter(tiny_model):
+    """Merged, the adapter of a head would change the embedding that shares its weight."""
+    llm = tiny_model.llm
+    width, vocabulary = llm.dim, llm.vocab_size
+    llm.lm_head = torch.nn.Linear(width, vocabulary, bias=False)
+    llm.lm_head.weight = llm.backbone.embedding.weight
+    with pytest.raises(
+        UserError, match=r"llm\.lm_head shares its weight with llm\.backbone\.embedding, which"
+    ):
+        put(tiny_model, "*.in_proj", "*.lm_head")
+
+
 def spec(run_spec, output, **changes):
     path = run_spec(output, held_out_qa=None)
     stage = "train.stages.1"

@@ -12,6 +12,8 @@ from accelerate import Accelerator
 from PIL import Image
 
 from vlm_core.errors import BadSample
+from vlm_core.io.images import ImageContent, image_name
+from vlm_core.io.video.sources import VideoSource
 from vlm_core.rows import Rows
 from vlm_core.spec.spec import load_spec
 from vlm_train.cli.console import show
@@ -282,3 +284,16 @@ def test_the_last_image_alone_and_none(pictures):
     assert found["two"] == found["one"] == ([], ["what is it?"])
     assert not any("<image>" in text for _, texts in found.values() for text in texts)
     assert talk["conversations"][0]["value"] == "<image> and <image>?", "the row itself is as it was"
+
+
+def test_a_video_stands_in_for_a_video_alone():
+    """An image in a video's place would have other tokens: the control would change more than what is shown."""
+    kinds = "image", "video", "image", "video", "video"
+    sources = [f"{n}.png" if kind == "image" else VideoSource(f"{n}.mp4") for n, kind in enumerate(kinds)]
+    contents = {image_name(s): ImageContent(f"{n}", (8, 8)) for n, s in enumerate(sources)}
+    rows = [row(n, [source]) for n, source in enumerate(sources)]
+    changed = with_other_images(rows, contents).rows
+    for other, own in zip((one["image"][0] for one in changed), sources, strict=True):
+        assert isinstance(other, VideoSource) == isinstance(own, VideoSource)
+        assert other != own
+    assert with_other_images(rows[:2], contents) == ([], {"no other image": 2})

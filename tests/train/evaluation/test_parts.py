@@ -44,6 +44,8 @@ def test_summary_and_small_differences():
     ]
     assert summary(answers) == {"questions": 2, "accuracy": {"all": 50.0, "c1": 100.0, "c2": 0.0}}
     assert normalized(" No. ") == "no"
+    assert normalized("Caf\u00e9") == normalized("CAFE\u0301.") == "caf\u00e9"
+    assert normalized("\u662f\u3002") == "\u662f"
     assert summary([]) == {"questions": 0, "accuracy": {}}
 
 

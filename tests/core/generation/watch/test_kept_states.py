@@ -27,6 +27,12 @@ def test_the_first_frame_of_each_period():
     assert kept_states(Keep(every=60), [3, 10, 59.9, 61, 119, 120, 400, 401]).times == [3, 61, 120, 400]
 
 
+def test_periods_that_no_float_is():
+    """`0.3 // 0.1` is 2: each frame at 10 a second is the first of its tenth."""
+    times = [i / 10 for i in range(50)]
+    assert kept_states(Keep(every=0.1, last=60), times).times == times
+
+
 def test_old_ones_are_thinned_out_and_the_last_are_all_kept():
     """A day of a state each minute, in 20 states."""
     times = kept_states(Keep(every=60, last=10, older=10), range(0, 86400, 60)).times

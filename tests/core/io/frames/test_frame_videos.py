@@ -6,7 +6,7 @@ import av
 import numpy as np
 import pytest
 from PIL import Image
-from videos import video
+from videos import trimmed, video
 
 from vlm_core.errors import BadSample, UserError
 from vlm_core.io.frames.camera import camera_frames
@@ -44,6 +44,10 @@ def test_all_frames_are_those_of_decoding_everything(path, container):
 def test_times_are_those_of_the_frames(path):
     times = [0, 100, 450, 460, 3000]
     assert [round(time * 1000) for time, _ in frames_of(path(video(frames=5, times=times)))] == times
+
+
+def test_the_first_frames_of_a_cut_between_keyframes_are_good(path):
+    assert len(frames_of(path(trimmed(video("mp4", frames=60, gop=10), 0.5, 4.0)))) == 40
 
 
 def test_the_name_does_not_matter(path):

@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from videos import CODECS, decoded, video
+from videos import CODECS, decoded, trimmed, video
 
+from vlm_core.io.video import header
 from vlm_core.io.video.container import opened
 from vlm_core.io.video.decode import sample_video
 from vlm_core.io.video.frame_reader import FrameReader
-from vlm_core.io.video.header import header_of
+from vlm_core.io.video.header import header_of, read_header
 from vlm_core.io.video.sources import Sampling, StoredImage
 
 OPEN_GOP = {"bf": "3", "x264-params": "open-gop=1:keyint=20:min-keyint=20:scenecut=0"}
@@ -62,6 +63,16 @@ def test_linspace_of_frame_numbers(container):
             assert np.array_equal(frame, everything[number]), (count, number)
 
 
+@pytest.mark.parametrize("container", ["mp4", "webm"])
+def test_linspace_of_times_in_milliseconds(container):
+    """30 frames a second in milliseconds, as in Matroska and FLV, and in an MP4 made of these without re-encoding."""
+    times = [round(k * 1000 / 30) for k in range(60)]
+    data = video(container, {"webm": "libvpx"}.get(container, "mpeg4"), frames=60, times=times)
+    sampled = sample_video(StoredImage("x", lambda: data), Sampling(frames=60), np.asarray)
+    for frame, (_, expected) in zip(sampled.frames, sorted(decoded(data).items()), strict=True):
+        assert np.array_equal(frame, expected)
+
+
 def test_open_groups_of_pictures():
     """Frames that are shown before a keyframe, but come after it, need the keyframe before."""
     data = video("mp4", frames=200, codec_options=OPEN_GOP)
@@ -88,3 +99,40 @@ def test_variable_frame_rate(gaps, sampling):
     frames = decoded(data)
     for frame, time in zip(sampled.frames, sampled.times, strict=True):
         assert np.array_equal(frame, shown(frames, Fraction(time), Fraction(1, 2000))), time
+
+
+@pytest.mark.parametrize("gaps", [[100_000, *[100] * 10], [*[100] * 10, 100_000], [*[33, 34] * 10]])
+@pytest.mark.parametrize("container", ["mp4", "mov", "webm", "matroska"])
+def test_the_last_frame_of_a_variable_rate(container, gaps):
+    """The last of several frames is the last one of the video, not the one at its mean distance from the end."""
+    times = [0, *np.cumsum(gaps).tolist()]
+    codec = {"webm": "libvpx"}.get(container, "mpeg4")
+    data = video(container, codec, frames=len(times), times=times)
+    sampled = sample_video(StoredImage("x", lambda: data), Sampling(frames=3), np.asarray)
+    assert sampled.missing == 0
+    assert sampled.times[-1] == pytest.approx(times[-1] / 1000, abs=1e-3)
+    frames = decoded(data)
+    assert np.array_equal(sampled.frames[-1], frames[max(frames)])
+
+
+@pytest.mark.parametrize("codec", ["mpeg4", "libx264"])
+def test_a_cut_between_keyframes(codec):
+    """`ffmpeg -ss 0.5 -c copy` and phones cut by an edit list: the keyframe before is decoded, and not shown."""
+    data = trimmed(video("mp4", codec, frames=60, gop=10), 0.5, 4.0)
+    frames = decoded(data)
+    assert (min(frames), len(frames)) == (0, 40)
+    sampled = sample_video(StoredImage("x", lambda: data), Sampling(frames=14), np.asarray)
+    assert sampled.missing == 0
+    for frame, time in zip(sampled.frames, np.linspace(0, 39, 14, dtype=int), strict=True):
+        assert np.array_equal(frame, frames[Fraction(int(time), 10)])
+
+
+def test_a_last_keyframe_that_is_far_from_the_end_costs_no_scan(monkeypatch):
+    """One keyframe in the whole file, which is more than is scanned: the end is estimated, and still there."""
+    times = [0, *(5000 + 100 * k for k in range(30))]
+    data = video("mp4", "mpeg4", frames=31, times=times, gop=600)
+    source = StoredImage("x", lambda: data)
+    assert float(read_header(source).last) == 7.9
+    monkeypatch.setattr(header, "SCAN_BYTES", 2000)
+    assert 7.4 < float(read_header(source).last) < 7.9
+    assert sample_video(source, Sampling(frames=4), np.asarray).missing == 0

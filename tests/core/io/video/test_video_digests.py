@@ -6,7 +6,7 @@ import pytest
 
 from vlm_core.errors import UserError
 from vlm_core.io import files
-from vlm_core.io.video.sources import file_digest
+from vlm_core.io.video.sources import Sampling, VideoSource, file_digest
 
 
 def test_a_read_that_fails_is_tried_again(tmp_path, monkeypatch):
@@ -37,3 +37,10 @@ def test_storage_that_goes_on_failing_is_no_bad_row(tmp_path, monkeypatch):
     monkeypatch.setattr(hashlib, "file_digest", failing)
     with pytest.raises(UserError, match=r"a\.mp4: the storage fails: stumbled"):
         file_digest(path)
+
+
+def test_rates_that_differ_late_have_names_of_their_own():
+    """Names are keys of caches: 1/3 and 0.333333 a second select other frames of a long video."""
+    names = [VideoSource("clip.mp4", Sampling(fps=fps)).name for fps in (1 / 3, 0.333333, 0.3333333)]
+    assert len(set(names)) == 3
+    assert str(Sampling(fps=2.0)) == str(Sampling(fps=2)) == "fps 2, at most 64 frames"

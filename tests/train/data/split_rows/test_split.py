@@ -3,6 +3,7 @@
 import json
 import pickle
 import random
+from unicodedata import normalize
 
 import numpy as np
 import pytest
@@ -114,6 +115,22 @@ def test_rows_without_images_are_split_by_their_first_question(tmp_path):
     questions = [{r["conversations"][0]["value"] for r in part} for part in (train, held_out)]
     assert len(train) + len(held_out) == 40
     assert not questions[0] & questions[1]
+
+
+def test_a_question_is_the_same_in_either_form_of_its_accents(tmp_path):
+    """macOS writes an accent as a character of its own: the same question must not be in both parts."""
+    questions = [f"O\u00f9 est le caf\u00e9 {i} ?" for i in range(20)]
+    turns = [
+        [{"from": "human", "value": normalize(form, q)}, {"from": "gpt", "value": "l\u00e0"}]
+        for form in ("NFC", "NFD")
+        for q in questions
+    ]
+    rows = [{"id": str(i), "conversations": one} for i, one in enumerate(turns)]
+    sides = [
+        {normalize("NFC", r["conversations"][0]["value"]) for r in part}
+        for part in parts(write(tmp_path / "x", rows, {}), held_out=0.3)
+    ]
+    assert not sides[0] & sides[1]
 
 
 def test_a_bad_row_is_not_held_out(tmp_path):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
+from PIL import Image, ImageOps
 
 from vlm_core.errors import BadSample, UserError
 from vlm_core.io.files import open_regular
@@ -19,10 +19,12 @@ from vlm_core.views.image_views import ImageInput
 def visual_input(model: VLM, visual: Any, task: str, sampling: Sampling | None = None) -> ImageInput:
     """A Pillow image, or the path of an image or video; videos are sampled as the spec says, or by `sampling`.
 
+    An image is turned upright as EXIF says, which Pillow leaves to its user.
+
     Raises `UserError` that names the task for anything else, and for a file that can't be read.
     """
     if isinstance(visual, Image.Image):
-        return model.image_processor(to_rgb(visual))
+        return model.image_processor(to_rgb(ImageOps.exif_transpose(visual)))
     if not isinstance(visual, str | Path):
         raise UserError(f"task {task}: this model takes images and videos, not {type(visual).__name__}")
     try:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Generator, Tensor
 
-from vlm_core.generation.prompts import answer_ends, check_chunks, refuse_empty
+from vlm_core.generation.prompts import answer_ends, check_chunks, refuse_empty, refuse_past_end
 from vlm_core.generation.sampling import GREEDY, GenerationConfig, TokenSampler, refuse_damaged, sample
 from vlm_core.generation.watch.kept_states import KEEP, Keep
 from vlm_core.generation.watch.watcher import Frame, Watcher
@@ -44,7 +44,7 @@ class Session:
         self._graph: GraphDecoder | None = None  # holds state and logits while tokens are generated
         self._ahead = False  # whether the graph has processed an id that was not yielded
         self._generated = 0  # tokens since the last prefill
-        self._ends: list[set[int]] = []  # ids that end each conversation's answer
+        self._ends: list[set[int]] = []  # ids that end each answer, none of one that the state is past
 
     @property
     def state(self) -> State | None:
@@ -89,6 +89,7 @@ class Session:
         Yields 0 after each `image_chunk` of images, then the number of positions after each piece.
         """
         refuse_empty(samples)
+        refuse_past_end(self._ends)
         batch = collate(samples, images, side="left").sent_to(next(self.model.llm.parameters()).device)
         image_embeds = None
         if batch.pixel_values is not None:  # encoders cast pixels themselves
@@ -134,6 +135,7 @@ class Session:
 
     def expand(self, n: int) -> Session:
         """A session with n adjacent copies of each conversation, to be continued with `prefill`."""
+        refuse_past_end(self._ends)
         state = self.state
         assert state is not None, "prefill first"
         copies = self._empty()
@@ -143,6 +145,7 @@ class Session:
     @classmethod
     def join(cls, sessions: Sequence[Session]) -> Session:
         """One session of the conversations of all, to be continued with `prefill`; for models with `joins_states`."""
+        refuse_past_end([ends for session in sessions for ends in session._ends])
         joined = sessions[0]._empty()
         states = [state for session in sessions if (state := session.state) is not None]
         assert len(states) == len(sessions), "prefill first"
@@ -163,6 +166,7 @@ class Session:
     @torch.inference_mode()
     def append_embeds(self, x: Tensor) -> None:
         """Append embeddings (B, T, M) to the conversations; `prefill` must follow before the next id is predicted."""
+        refuse_past_end(self._ends)
         self._leave_graph()
         state = self._state
         size = x.shape[1] if self.prefill_chunk is None else max(1, self.prefill_chunk // len(x))
@@ -199,9 +203,8 @@ class Session:
         self._leave_graph()
         self._generated, self._state, self._next_logits, self._ends = 0, state, None, list(map(set, ends))
         if known_logits is not None:
-            shape = len(known_logits), self.model.llm.vocab_size
-            self._next_logits = known_logits.new_full(shape, -torch.inf)
-            self._next_logits[:, : known_logits.shape[1]] = known_logits
+            missing = self.model.llm.vocab_size - known_logits.shape[1]
+            self._next_logits = torch.nn.functional.pad(known_logits, (0, missing), value=-torch.inf)
 
     @property
     def ends(self) -> list[set[int]]:
@@ -217,11 +220,8 @@ class Session:
     def generate(self, decoding: GenerationConfig = GREEDY) -> list[str]:
         """Generate an answer to each conversation -> texts, without EOS and surrounding white space."""
         assert self._next_logits is not None, "prefill first"
-        answers: list[list[int]] = [[] for _ in self._next_logits]
-        for ids in self.tokens(decoding):
-            for answer_ids, i in zip(answers, ids, strict=True):
-                if i is not None:
-                    answer_ids.append(i)
+        count, steps = len(self._next_logits), list(self.tokens(decoding))
+        answers = [[i for ids in steps if (i := ids[n]) is not None] for n in range(count)]
         return [self.model.llm.tokenizer.decode(answer_ids).strip() for answer_ids in answers]
 
     def _predict(self, logits: Tensor) -> None:
@@ -282,19 +282,19 @@ class Session:
     def tokens(self, decoding: GenerationConfig = GREEDY) -> Iterator[list[int | None]]:
         """Yield the next id of each conversation, None for finished ones, until all have reached EOS or their `end`.
 
-        The state does not include the id that was yielded last.
+        The state does not include the id that was yielded last. It is past the end of a conversation that finished
+        before others, so that such a session can't be continued.
         """
         self._leave_graph()  # of an answer that was not read to its end
         assert self._next_logits is not None, "prefill first"
-        live = [True] * len(self._next_logits)
-        ending = self._ends or [{self.model.llm.tokenizer.eos_id}] * len(live)
+        refuse_past_end(self._ends)
+        ends = self._ends or [{self.model.llm.tokenizer.eos_id} for _ in self._next_logits]
         try:
             for next_ids in self._ids(decoding):
-                yield [i if alive else None for i, alive in zip(next_ids, live, strict=True)]
-                live = [
-                    alive and i not in ends for i, alive, ends in zip(next_ids, live, ending, strict=True)
-                ]
-                if not any(live):
+                self._ends = ends
+                yield [i if ending else None for i, ending in zip(next_ids, ends, strict=True)]
+                ends = [set() if i in ending else ending for i, ending in zip(next_ids, ends, strict=True)]
+                if not any(ends):
                     return
         finally:
             self._leave_graph()

@@ -16,6 +16,18 @@ def refuse_empty(prompts: Sequence[TokenizedConversation]) -> None:
         )
 
 
+def refuse_past_end(ends: Sequence[set[int]]) -> None:
+    """Raise `UserError` for conversations of which one has read more than its answer, while others of a batch went on.
+
+    `ends` are the ids that end each one's answer, none where it is past.
+    """
+    if past := [n for n, ids in enumerate(ends) if not ids]:
+        raise UserError(
+            f"conversation {past[0] + 1} of {len(ends)} ended before the others, and its state has read what it was "
+            "given since; ask the next question in a session of its own for each conversation"
+        )
+
+
 def answer_ends(eos: int, end: int | None) -> set[int]:
     """The ids that end an answer: EOS, and the template's control token `end` if it has one."""
     return {eos} if end is None else {eos, end}

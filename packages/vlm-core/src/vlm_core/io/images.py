@@ -176,7 +176,7 @@ def decode_image(data: bytes, name: str) -> Image.Image:
         image.load()
         _check_late_exif(image)
         method = _UPRIGHT.get(image.getexif().get(ExifTags.Base.Orientation, 1))
-        rgb = to_rgb(image)
+        rgb = to_rgb(png.with_clear_grey(image, data) if image.format == "PNG" else image)
         if rgb is not image:
             image.close()  # before another copy is made
         return rgb if method is None else rgb.transpose(method)

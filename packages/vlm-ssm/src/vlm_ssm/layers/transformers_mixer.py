@@ -68,8 +68,9 @@ class VLMMixer:
     """Mixin before transformers' class: `forward` with the same arguments, cache and result.
 
     A layer that it can't compute (`why_not`), or a cache that records the past for assisted decoding, gets the forward
-    pass of transformers. One difference: several tokens after a cached state continue from that state, where
-    transformers restarts the recurrence from zeros.
+    pass of transformers. Two differences: several tokens after a cached state continue from that state, where
+    transformers restarts the recurrence from zeros; and a mask of all positions, past ones too, masks these tokens by
+    its end, where transformers multiplies them by the whole mask.
     """
 
     def __reduce_ex__(self, protocol: Any) -> Any:
@@ -104,12 +105,17 @@ class VLMMixer:
         attention_mask: Tensor | None = None,
         **kwargs: Any,
     ) -> Tensor:
-        """hidden_states (B, T, M), attention_mask (B, T) -> (B, T, M); `cache` is changed in place."""
+        """hidden_states (B, T, M), attention_mask (B, T) -> (B, T, M); `cache` is changed in place.
+
+        A mask of more positions is that of the past and of these tokens.
+        """
         cache = kwargs.pop("cache_params", cache)  # its name before transformers 5.24
         if reason := _why_not_now(self, cache, kwargs):
             warnings.warn(f"a Mamba layer computes transformers' own forward pass: {reason}", stacklevel=2)
             forward = super().forward  # pyright: ignore[reportAttributeAccessIssue]
             return forward(hidden_states, cache=cache, attention_mask=attention_mask, **kwargs)
+        if attention_mask is not None:
+            attention_mask = attention_mask[:, -hidden_states.shape[1] :]
         past = _layer_cache(cache, self.layer_idx)
         state = None if past is None else past.state()
         if past and state and attention_mask is None and decode.can_fuse(hidden_states, [self]):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from fnmatch import fnmatchcase
 from typing import Any
@@ -21,8 +21,8 @@ from vlm_train.config.recipe import Lora
 def inject(model: VLM, settings: Lora, stage: str, seed: int) -> dict[str, nn.Parameter]:
     """Put adapters on the targets, which then compute W x + (alpha / rank) B A x; -> their parameters by name.
 
-    B starts at zero, so that nothing changes yet. Raises `UserError` for a target that doesn't exist or isn't a
-    linear layer, and if peft isn't installed.
+    B starts at zero, so that nothing changes yet. Raises `UserError` for a target that doesn't exist, isn't a linear
+    layer or has a tied weight, and if peft isn't installed.
     """
     try:
         with without_hub_kernels():
@@ -65,7 +65,22 @@ def _targets(model: VLM, settings: Lora, stage: str) -> list[str]:
                 "layers take an adapter (a convolution's weights are passed to a kernel)"
             )
         names.update(dict.fromkeys(matches))
+    _check_not_tied(model, names, stage)
     return list(names)
+
+
+def _check_not_tied(model: VLM, targets: Iterable[str], stage: str) -> None:
+    """Raise `UserError` for a target whose weight another module has, too: merging would change that one as well."""
+    owners: dict[int, list[str]] = {}
+    for name, parameter in model.llm.named_parameters(remove_duplicate=False):
+        owners.setdefault(id(parameter), []).append(f"llm.{name}")
+    for target in targets:
+        tied = owners.get(id(model.get_submodule(target).weight), [])
+        if others := [name for name in tied if name != f"{target}.weight"]:
+            raise UserError(
+                f"stage {stage}: lora.targets: {target} shares its weight with {others[0].rpartition('.')[0]}, which "
+                "would change when the adapter is merged; take it out of lora.targets"
+            )
 
 
 def layers(model: VLM) -> dict[str, Any]:

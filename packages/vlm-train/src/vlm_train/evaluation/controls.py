@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from vlm_core.errors import BadSample
@@ -19,6 +19,7 @@ from vlm_core.evaluation.baselines import (
     other_image,
 )
 from vlm_core.io.images import ImageContent, ImageSource, image_name
+from vlm_core.io.video.sources import VideoSource
 from vlm_train.data.conversation.llava_schema import PLACEHOLDER
 from vlm_train.distributed import watchdog
 from vlm_train.evaluation.held_out_answers import Answer, normalized, pairs
@@ -45,9 +46,9 @@ def image_key(row: Row, contents: Mapping[str, ImageContent]) -> ImageKey:
 def with_other_images(rows: Sequence[Row], contents: Mapping[str, ImageContent]) -> Changed:
     """The same questions about other images: measures what the model answers correctly without the image.
 
-    The images of a row are replaced by equally many images of another row, none of which is the row's own. The distinct
-    images are sorted by digest and rotated by half their number, so each replaces exactly one other. Rows without an
-    image are excluded, and rows for whose images there is no replacement.
+    The images of a row are replaced by equally many images of another row, none of which is the row's own, and videos
+    by videos. The distinct images are sorted by digest and rotated by half their number, so each replaces exactly one
+    other. Rows without an image are excluded, and rows for whose images there is no replacement.
     """
     images: dict[ImageKey, Sequence[ImageSource]] = {}
     for row in rows:
@@ -63,14 +64,14 @@ def with_other_images(rows: Sequence[Row], contents: Mapping[str, ImageContent])
     return Changed(shuffled, dict(dropped))
 
 
-def _others(keys: Iterable[ImageKey]) -> dict[ImageKey, ImageKey]:
-    """For each key another one of the same length without a common image, if there is one."""
-    by_count: dict[int, list[ImageKey]] = defaultdict(list)
-    for key in sorted(keys):
-        by_count[len(key)].append(key)
+def _others(images: Mapping[ImageKey, Sequence[ImageSource]]) -> dict[ImageKey, ImageKey]:
+    """For each key another one with images and videos in the same order and none in common, if there is one."""
+    by_kinds: dict[tuple[bool, ...], list[ImageKey]] = defaultdict(list)
+    for key in sorted(images):
+        by_kinds[tuple(isinstance(image, VideoSource) for image in images[key])].append(key)
     others = {}
-    for count, group in by_count.items():
-        for place, key in enumerate(group if count else ()):
+    for kinds, group in by_kinds.items():
+        for place, key in enumerate(group if kinds else ()):
             other = other_image(group, place, lambda a, b: set(a).isdisjoint(b))
             if other is not None:
                 others[key] = other

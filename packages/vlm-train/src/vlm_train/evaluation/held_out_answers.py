@@ -6,6 +6,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+from unicodedata import normalize
 
 from vlm_train.data.conversation.llava_schema import PLACEHOLDER
 
@@ -27,8 +28,11 @@ class Answer:
 
 
 def normalized(text: str) -> str:
-    """The text as answers are compared: case-folded, without surrounding white space and final full stops."""
-    return text.strip().rstrip(".").strip().casefold()
+    """The text as answers are compared: case-folded, without surrounding white space and final full stops.
+
+    A letter with an accent is the same whether it is written as one character or as two.
+    """
+    return normalize("NFC", text.strip().rstrip(".。").strip().casefold())
 
 
 def pairs(row: Mapping[str, Any]) -> list[tuple[str, str]]:

@@ -19,6 +19,9 @@ from vlm_core.views.layout import ViewLayout
 from vlm_core.views.video_views import VideoProcessor
 from vlm_train.feature_cache.store import KEY_BYTES, RECORD_VERSION
 
+FRAMES_VERSION = 2
+"""Changes when the same video gives other pixels; 2: its own YUV matrix and range."""
+
 
 def image_key(data: bytes) -> bytes:
     """The key of an image: a digest of its file's bytes, independent of its name."""
@@ -42,7 +45,7 @@ def view_keys(data: bytes, layout: ViewLayout) -> list[bytes]:
 
 def frame_keys(source: VideoSource, video: VideoProcessor) -> list[bytes]:
     """The keys of a video's frames: a digest of its file, of how it is sampled, and the number of the frame."""
-    whole = f"{file_digest(source.file)}, {video.sampling_of(source)}"
+    whole = f"{file_digest(source.file)}, {video.sampling_of(source)}, pixels {FRAMES_VERSION}"
     return [
         hashlib.blake2b(f"{whole}, frame {number}".encode(), digest_size=KEY_BYTES).digest()
         for number in range(video.layout(source).views)

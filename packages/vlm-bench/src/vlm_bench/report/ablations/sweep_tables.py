@@ -62,33 +62,51 @@ def _cells(folder: Path, sweep: Sweep, row: RunRow) -> dict[str, str]:
     texts: dict[str, list[str]] = {}
     for title, cell in row.columns.items():
         if (column := sweep.columns[title]).kind == "benchmark":
-            texts.setdefault(column.name, []).append(_scored(column, cell))
-    reports: dict[str, list[Entry]] = {}
-    for entry in _reports(folder / row.folder, sweep.seeds):
+            texts.setdefault(column.name, []).append(_scored(column, cell, row.n))
+    reported: dict[str, dict[object, dict[int, Entry]]] = {}  # by benchmark, protocol and seed
+    for seed, entry in _reports(folder / row.folder, sweep.seeds):
         if entry.benchmark not in texts:
-            reports.setdefault(entry.benchmark, []).append(entry)
-    for name, entries in reports.items():
-        texts[name] = [_reported(entries)]
+            protocols = reported.setdefault(entry.benchmark, {})
+            _add(protocols.setdefault(entry.data.get("protocol"), {}), seed, entry)
+    for name, protocols in reported.items():
+        texts[name] = [_reported([*entries.values()], row.n) for entries in protocols.values()]
     return {name: " / ".join(variants) for name, variants in texts.items()}
 
 
-def _scored(column: Column, cell: Cell) -> str:
+def _add(entries: dict[int, Entry], seed: int, entry: Entry) -> None:
+    """Add the result of a seed; `UserError` for a second one: a mean would count this seed twice."""
+    other = entries.setdefault(seed, entry)
+    if other is not entry and other.scored and entry.scored:
+        raise UserError(
+            f"{entry.file} and {other.file} are two results of one run by one protocol; remove one of them"
+        )
+    entries[seed] = entry if entry.scored else other
+
+
+def _scored(column: Column, cell: Cell, runs: int) -> str:
     counts = cell.questions.values()
     expected = {count.expected for count in counts}
     same = bool(expected) and all(PROTOCOLS.get(column.name) == (column.protocol, n) for n in expected)
     partial = any(count.partial for count in counts)
-    return _with_marks(cell.mean, cell.spread, partial, column.name in PROTOCOLS and not same)
+    text = _with_marks(cell.mean, cell.spread, partial, column.name in PROTOCOLS and not same)
+    return text + _of_runs(len(cell.values), runs)
 
 
-def _reported(entries: Sequence[Entry]) -> str:
-    """One cell of the reports of all seeds."""
+def _reported(entries: Sequence[Entry], runs: int) -> str:
+    """One cell of the reports of all seeds by one protocol."""
     scored = [entry for entry in entries if entry.scored]
     if not scored:
         return entries[0].text
     values = [entry.value for entry in scored]
     other = any(entry.benchmark in PROTOCOLS and not entry.comparable for entry in scored)
     spread = stdev(values) if len(values) > 1 else None
-    return _with_marks(fmean(values), spread, any(entry.partial for entry in scored), other)
+    text = _with_marks(fmean(values), spread, any(entry.partial for entry in scored), other)
+    return text + _of_runs(len(values), runs)
+
+
+def _of_runs(scored: int, runs: int) -> str:
+    """A mark of a figure that not all finished runs of the row have."""
+    return f" ({scored} of {runs} runs)" if scored < runs else ""
 
 
 def _with_marks(mean: float, spread: float | None, partial: bool, other: bool) -> str:
@@ -96,8 +114,8 @@ def _with_marks(mean: float, spread: float | None, partial: bool, other: bool) -
     return f"{value}{'*' if partial else ''}{'≠' if other else ''}"
 
 
-def _reports(folder: Path, seeds: Sequence[int]) -> Iterator[Entry]:
-    """The results in the folder `bench` of each seed's run; those of another model are refused."""
+def _reports(folder: Path, seeds: Sequence[int]) -> Iterator[tuple[int, Entry]]:
+    """Seed and result of what is in the folder `bench` of each seed's run; those of another model are refused."""
     for seed in seeds:
         run = folder / f"seed-{seed}"
         if not (run / REPORTS).is_dir():
@@ -111,7 +129,7 @@ def _reports(folder: Path, seeds: Sequence[int]) -> Iterator[Entry]:
                     f"{entry.file}: not a result of {run / 'model'}: its model sha256 is "
                     f"{about.get('model sha256')!s:.20}, the manifest's {digest!s:.20}"
                 )
-            yield entry
+            yield seed, entry
 
 
 def legend(tables: Sequence[SweepTable]) -> list[str]:

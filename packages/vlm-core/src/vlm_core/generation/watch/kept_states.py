@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from vlm_core.errors import UserError, shown
 from vlm_core.generation.watch.fork import Fork
+from vlm_core.io.frames.source import TIE
 from vlm_core.io.frames.times import clock
 from vlm_core.states.manifest import MOST_KEPT
 from vlm_core.units import size
@@ -46,6 +47,11 @@ class Keep:
 KEEP = Keep()
 
 
+def _period(keep: Keep, time: float) -> int:
+    """The number of the period that a frame is in; 0.3 s is in the fourth of 0.1 s, though `0.3 // 0.1` is 2."""
+    return int(time / keep.every + TIE)
+
+
 def _least_missed(times: Sequence[float], now: float) -> int:
     """The index, neither the first nor the last, whose absence leaves the smallest gap for its age."""
     return min(
@@ -80,13 +86,13 @@ class KeptStates:
 
     def is_due(self, time: float) -> bool:
         """Whether the frame at `time` is the first of its period."""
-        return self.keep is not None and int(time // self.keep.every) > self._period
+        return self.keep is not None and _period(self.keep, time) > self._period
 
     def add(self, fork: Fork) -> None:
         """Keep this state; others may be dropped for it."""
         assert self.keep is not None
         assert fork.time is not None
-        self._period = int(fork.time // self.keep.every)
+        self._period = _period(self.keep, fork.time)
         self._forks.append(fork)
         while len(self._forks) > self.keep.last + self.keep.older or self.nbytes > self.keep.max_bytes:
             del self._forks[self._index_to_drop(fork.time)]
@@ -99,7 +105,7 @@ class KeptStates:
         assert self.keep is not None
         for fork in forks:
             self.add(fork)
-        self._period = int(now // self.keep.every)
+        self._period = _period(self.keep, now)
 
     def _index_to_drop(self, now: float) -> int:
         assert self.keep is not None

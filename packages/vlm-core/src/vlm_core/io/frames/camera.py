@@ -13,6 +13,7 @@ from PIL import Image
 from vlm_core.errors import UserError, one_line
 from vlm_core.io.frames.source import FrameSource
 from vlm_core.io.video.container import pyav
+from vlm_core.io.video.decode import rgb_image
 
 
 def is_device(path: Path) -> bool:
@@ -48,4 +49,4 @@ def _frames(container: Any, path: Path) -> Iterator[tuple[float, Any]]:
 
 
 def _load(frame: Any) -> Image.Image:
-    return frame.to_image()
+    return rgb_image(frame)

@@ -73,6 +73,9 @@ def _decoded(video: OpenVideo) -> Iterator[_Decoded]:
     """All frames in order of time. A packet that can't be decoded ends what is good until the next keyframe."""
     errors, good = pyav().error.FFmpegError, False
     for packet in _packets(video):
+        good = good or (
+            packet.is_keyframe and packet.is_discard
+        )  # an edit list hides it: decoded, never seen
         try:
             frames = cast("list[VideoFrame]", packet.decode())
         except errors:

@@ -55,6 +55,11 @@ class OpenVideo:
         """Whether each frame has its time in the file; an MPEG stream may have few, exact only from its start."""
         return CONTAINERS[self.kind] not in LATE_STREAMS
 
+    @property
+    def has_constant_rate(self) -> bool:
+        """Whether an MP4 states one length for all its frames."""
+        return self.stream.average_rate == self.stream.base_rate
+
     def close(self) -> None:
         if hasattr(self, "container"):
             self.container.close()

@@ -33,6 +33,10 @@ _UPRIGHT = {
     (0, -1, -1, 0): Image.Transpose.TRANSVERSE,
 }
 """By the display matrix (a, b, c, d), which takes (x, y) to (a·x + c·y, b·x + d·y)."""
+_BT709, _BT601 = 1, 5
+_LIMITED_RANGE, _FULL_RANGE = 1, 2
+_MATRICES = frozenset((_BT709, 4, _BT601, 6, 7, 9))
+"""H.273's numbers of YUV matrices that swscale knows: BT.709, FCC, BT.601 twice, SMPTE 240M, BT.2020."""
 
 
 @dataclass(frozen=True)
@@ -89,9 +93,27 @@ def upright(frame: VideoFrame) -> Image.Image:
         raise BadSample(
             "too-narrow", f"frames of {frame.width}×{frame.height} pixels; more than {MAX_ASPECT}:1"
         )
-    image = frame.to_image()
+    image = rgb_image(frame)
     method = _turn(frame)
     return image if method is None else image.transpose(method)
+
+
+def rgb_image(frame: VideoFrame) -> Image.Image:
+    """A frame as RGB by the matrix and the range that it states; without them BT.601 and limited, as in FFmpeg.
+
+    PyAV takes both from the frame only if they change, and swscale has a default: so all four are given, and the
+    matrix of the result, which RGB does not have, is another one. Grey has the full range, as in FFmpeg.
+    """
+    if frame.format.is_rgb:
+        return frame.to_image()
+    matrix = frame.colorspace if frame.colorspace in _MATRICES else _BT601
+    full = frame.color_range == _FULL_RANGE or frame.format.name.startswith(("yuvj", "gray"))
+    return frame.to_image(
+        src_colorspace=matrix,
+        dst_colorspace=_BT601 if matrix == _BT709 else _BT709,
+        src_color_range=_FULL_RANGE if full else _LIMITED_RANGE,
+        dst_color_range=_FULL_RANGE,
+    )
 
 
 def _turn(frame: VideoFrame) -> Image.Transpose | None:

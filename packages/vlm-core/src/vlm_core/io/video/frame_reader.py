@@ -21,6 +21,8 @@ MAX_WORK = 64 * 10**9
 """Pixels that are decoded of one video: 30,000 frames of 1920×1080, minutes of a core."""
 _LEAST_SEEK = Fraction(1)
 """Seconds; a nearer frame is reached by decoding."""
+_ROUNDED = Fraction(1, 2000)
+"""Seconds by which a frame's time may have been rounded up."""
 
 
 class Shown(NamedTuple):
@@ -38,8 +40,9 @@ class FrameReader:
         self.tick = video.stream.time_base or Fraction(1, 90_000)
         self.start = floor(header.first / self.tick)
         self.frame_ticks = max(1, floor(header.frame_time / self.tick))
-        # Matroska rounds times to milliseconds: a frame may seem half a tick later than it is
-        self.slack = Fraction(1, 2) if video.kind == "Matroska" else 0
+        # Matroska and FLV round times to milliseconds, and an MP4 made of them keeps these: a frame may seem later
+        rounded = video.kind == "Matroska" or (video.kind == "MP4" and not video.has_constant_rate)
+        self.slack = _ROUNDED / self.tick if rounded else 0
         self.least_seek = max(1, floor(_LEAST_SEEK / self.tick))
         self.work = 0
         self._begin()
@@ -137,6 +140,7 @@ class FrameReader:
         for packet in self._demuxed():
             if packet.is_keyframe and self.keyframe is None:
                 self.keyframe = packet.pts
+                self.good = self.good or packet.is_discard  # an edit list hides it: it is decoded, never seen
             if packet.pts is not None and not packet.is_discard:
                 self.packets.append(packet.pts)
                 self.packet_end = max(self.packet_end, packet.pts + (packet.duration or self.frame_ticks))

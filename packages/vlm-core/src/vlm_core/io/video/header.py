@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
+from contextlib import suppress
 from fractions import Fraction
 from math import floor
 from typing import TYPE_CHECKING, NamedTuple
 
 from vlm_core.errors import BadSample
 from vlm_core.io.image_formats.limits import COSTLY
-from vlm_core.io.video.container import OpenVideo, opened
+from vlm_core.io.video.container import OpenVideo, opened, pyav
 from vlm_core.io.video.sampling import sample_count
 from vlm_core.io.video.sources import FileSource, Sampling
 
@@ -66,6 +67,8 @@ def header_of(video: OpenVideo) -> VideoHeader:
     end = _end(video, stream, tick, first)
     if end is None or end <= first:
         first, last, frame_time = _scanned(video, tick, frame_time)
+    elif video.kind == "MP4" and not video.has_constant_rate:
+        last = _last_time(video, tick, end, max(first, end - frame_time))
     else:
         last = max(first, end - frame_time)
     if last - first > MAX_SECONDS:
@@ -86,6 +89,24 @@ def _end(video: OpenVideo, stream: VideoStream, tick: Fraction, first: Fraction)
             return int(hours) * 3600 + int(minutes) * 60 + Fraction(seconds)
         return Fraction(video.container.duration, 10**6) if video.container.duration else None
     return None  # FFmpeg estimates the length of MPEG streams
+
+
+def _last_time(video: OpenVideo, tick: Fraction, end: Fraction, default: Fraction) -> Fraction:
+    """The time of the last frame at a variable rate: the latest packet from the last keyframe on.
+
+    `default` for a file whose end is cut off, and for one whose last keyframe is more than `SCAN_BYTES` before its end.
+    """
+    times, read = list[int](), 0
+    with suppress(pyav().error.FFmpegError):
+        video.container.seek(floor(end / tick), stream=video.stream, backward=True)
+        for packet in video.container.demux(video.stream):
+            times += [packet.pts] if packet.pts is not None and not packet.is_discard else []
+            read += packet.size
+            if read > SCAN_BYTES:
+                times = []
+                break
+    video.restart()
+    return max(times) * tick if times else default
 
 
 def _scanned(video: OpenVideo, tick: Fraction, frame_time: Fraction) -> tuple[Fraction, Fraction, Fraction]:

@@ -61,7 +61,7 @@ class Sampling:
     def __str__(self) -> str:
         if self.fps is None:
             return f"frames {self.frames}"
-        return f"fps {self.fps:g}, at most {self.limit} frames"
+        return f"fps {str(self.fps).removesuffix('.0')}, at most {self.limit} frames"
 
     @property
     def limit(self) -> int:

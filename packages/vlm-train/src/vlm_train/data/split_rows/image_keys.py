@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from unicodedata import normalize
 
 from vlm_core.errors import BadSample
 from vlm_core.io.files import read_samples
@@ -41,7 +42,8 @@ def readable_row(rows: Sequence[Row], index: int) -> Row | None:
 def _keys_of(row: Row, images: Sequence[str | None]) -> Keys | None:
     if not images:
         question = row["conversations"][0]["value"].replace(IMAGE_PLACEHOLDER, "")
-        return [hashlib.sha256(" ".join(question.split()).casefold().encode()).hexdigest()]
+        text = normalize("NFC", " ".join(question.split()).casefold())
+        return [hashlib.sha256(text.encode()).hexdigest()]
     keys = [key for key in images if key is not None]
     return keys if len(keys) == len(images) else None
 

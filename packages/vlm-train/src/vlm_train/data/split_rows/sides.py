@@ -17,7 +17,7 @@ from vlm_train.data.index_cache import cached_index, load_table
 from vlm_train.data.split_rows.groups import groups_of
 from vlm_train.data.split_rows.image_keys import row_keys
 
-VERSION = 1
+VERSION = 2
 MIN_CACHED_ROWS = 1000
 """Smaller datasets are split in each run."""
 _FILE = "held_out.npy"
