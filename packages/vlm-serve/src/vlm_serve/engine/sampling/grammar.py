@@ -100,7 +100,10 @@ class GrammarCompiler:
             if not (Path(folder) / TOKENIZER).is_file():
                 raise UserError(f"the model's tokenizer is not saved as {TOKENIZER}, which grammars need")
             definition = read_text(Path(folder) / TOKENIZER)
-        return LLTokenizer(definition, n_vocab=len(self.tokenizer), eos_token=self.tokenizer.eos_id)
+        try:
+            return LLTokenizer(definition, n_vocab=len(self.tokenizer), eos_token=self.tokenizer.eos_id)
+        except ValueError as error:
+            raise UserError(f"grammars can't read the model's tokenizer: {_short(one_line(error))}") from None
 
 
 def _problem(matcher: Any) -> str:
