@@ -35,7 +35,10 @@ class TokenNames:
 
     def _bytes(self, token: int) -> bytes:
         try:
-            return self._grammars.backend.decode_bytes([token])
+            data = self._grammars.backend.decode_bytes([token])
         except UserError:  # no tokenizer.json, or one that llguidance can't read
-            decode = self.tokenizer.decode  # after itself: a first token may lose its white space
-            return decode([token, token])[len(decode([token])) :].encode()
+            data = b""
+        if data:  # llguidance gives none of a token that begins with the byte 255
+            return data
+        decode = self.tokenizer.decode  # after itself: a first token may lose its white space
+        return decode([token, token])[len(decode([token])) :].encode()
