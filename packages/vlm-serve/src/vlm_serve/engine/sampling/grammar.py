@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import tempfile
 import threading
@@ -16,7 +15,7 @@ from torch import Tensor
 
 from vlm_core.errors import UserError, one_line
 from vlm_core.interfaces import Tokenizer
-from vlm_core.io.files import read_text
+from vlm_core.io.files import parse_json, read_text
 from vlm_core.markup.printable import printable
 from vlm_serve.engine.request import Grammar, Refused
 
@@ -89,7 +88,7 @@ class GrammarCompiler:
         matcher = LLMatcher(self.backend, source, log_level=0)
         if matcher.is_error():
             raise _refused(f"it can't be compiled: {_problem(matcher)}")
-        _check_counts(json.loads(schema))
+        _check_counts(parse_json(schema, "the schema"))
         return GrammarState(matcher, len(self.tokenizer), self._control_ids, ends)
 
     @property
