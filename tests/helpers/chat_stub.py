@@ -96,6 +96,7 @@ class Stub:
     answer: Callable[[dict[str, Any]], str | Response] = lambda body: f" {body['messages'][-1]['content']}!"
     models: list[dict[str, Any]] = field(default_factory=lambda: [{"id": "tiny", "digest": "ab" * 32}])
     key: str | None = None
+    fingerprint: str | None = None
     requests: list[dict[str, Any]] = field(default_factory=list)
     headers: list[dict[str, str]] = field(default_factory=list)
     most_at_once: int = 0
@@ -145,7 +146,8 @@ class Stub:
             return StreamingResponse(self._events(answer, usage), media_type="text/event-stream")
         message = {"role": "assistant", "content": answer}
         choice = {"index": 0, "message": message, "finish_reason": "stop"}
-        return JSONResponse({"choices": [choice], "usage": usage})
+        reply = {"choices": [choice], "usage": usage, "system_fingerprint": self.fingerprint}
+        return JSONResponse(reply)
 
     @staticmethod
     def _events(answer: str, usage: dict[str, Any]) -> Iterator[str]:

@@ -257,3 +257,15 @@ def test_weights_must_be_of_the_architecture_in_the_spec(tmp_path: Path) -> None
         wrong.build()
     with pytest.raises(UserError, match=r"model_type 'mistral', but .* is 'llama'"):
         TransformersLLMConfig(model=name, config={"model_type": "mistral"}).build()
+
+
+def test_positions_that_a_model_was_made_for(tmp_path: Path) -> None:
+    """Rotary embeddings that are stretched reach further, and recurrent layers know no limit."""
+    name = _folder("llama", tmp_path / "llama")
+    config = TransformersLLMConfig(model=name)
+    assert config.build(weights=False).max_positions == 2048
+    path = tmp_path / "llama/config.json"
+    stretched = {"rope_type": "linear", "factor": 4.0, "rope_theta": 10000.0}
+    path.write_text(json.dumps({**json.loads(path.read_text()), "rope_parameters": stretched}))
+    assert config.build(weights=False).max_positions is None
+    assert _tiny("mamba", tmp_path / "mamba").max_positions is None

@@ -3,7 +3,6 @@
 import errno
 import os
 import pickle
-import struct
 import tracemalloc
 import zlib
 from contextlib import suppress
@@ -203,26 +202,3 @@ def test_an_image_that_a_row_repeats_is_read_once():
     read = []
     assert each_image("abab", lambda name: read.append(name) or name.upper()) == ["A", "B", "A", "B"]
     assert read == ["a", "b"]
-
-
-@pytest.mark.parametrize(
-    ("depth", "row"),
-    [(2, b"\x1b"), (4, b"\x05\xaf"), (8, b"\x00\x55\xaa\xff"), (16, b"\x00\x00\x55\x55\xaa\xaa\xff\xff")],
-)
-def test_a_transparent_grey_of_any_depth_is_white(depth, row):
-    """PNG's tRNS is a value of so many bits; optimisers of images write 2 and 4."""
-
-    def chunk(kind, body):
-        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
-
-    head, clear = struct.pack(">IIBBBBB", 4, 1, depth, 0, 0, 0, 0), (2**depth - 1) // 3
-    chunks = [
-        (b"IHDR", head),
-        (b"tRNS", struct.pack(">H", clear)),
-        (b"IDAT", zlib.compress(b"\0" + row)),
-        (b"IEND", b""),
-    ]
-    data = b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*one) for one in chunks)
-    image = decode_image(data, "x")
-    grey = [image.getpixel((x, 0))[0] for x in range(4)]
-    assert grey == [0, 255, 170, 255]

@@ -39,7 +39,7 @@ def test_an_answer_whole_and_as_a_stream():
         assert choose_model(each, None) == ("tiny", "ab" * 32)
         whole = each.complete("tiny", HI, Decoding(7))
         chunks = streamed(each)
-    assert whole == (" hi!", "stop", (7, 1, 5))
+    assert whole == (" hi!", "stop", (7, 1, 5), None)
     assert "".join(chunk.text for chunk in chunks) == " hi! "
     assert [chunk.finish_reason for chunk in chunks][-2:] == ["stop", None]
     assert chunks[-1].usage == (7, 1, 5)

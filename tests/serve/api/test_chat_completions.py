@@ -1,11 +1,14 @@
 """`/v1/chat/completions` with the openai client."""
 
+from dataclasses import replace
+
 import openai
 import pytest
 from live_server import call
 from openai_shapes import check_shape
 from scripted_engine import ScriptedEngine
 
+from vlm_serve.api.routes import chat
 from vlm_serve.engine.request import VideoFile
 
 QUESTION = [{"role": "user", "content": "what color is the shape?"}]
@@ -40,6 +43,19 @@ def test_an_answer_has_the_client_s_shape(create, engine):
     assert completion.usage.total_tokens == completion.usage.prompt_tokens + 6
     assert completion.system_fingerprint.endswith(engine.facts().digest[:12])
     assert engine.active == 0 == engine.cancelled
+
+
+def test_the_fingerprint_is_that_of_the_model_that_answers(create, engine, monkeypatch):
+    """With --reload another one may be served once the images have been fetched."""
+    read = chat.read_conversation
+
+    async def read_and_reload(*arguments):
+        facts = replace(engine.facts(), digest="cd" * 32)
+        monkeypatch.setattr(engine, "facts", lambda: facts)
+        return await read(*arguments)
+
+    monkeypatch.setattr(chat, "read_conversation", read_and_reload)
+    assert create().system_fingerprint == f"fp_{'cd' * 6}"
 
 
 def test_a_stream_has_the_same_answer(create):

@@ -200,6 +200,26 @@ def test_answers_of_other_settings_models_and_programs_are_refused(command, url,
     assert (folder / "mine.jsonl").read_text() == "precious\n"
 
 
+def test_a_model_that_changes_meanwhile_is_an_error(command, url, stub, echo, folder):
+    """None of its answers is kept, and those of the first model are not mixed with others later."""
+    whole, stub.fingerprint = echo.answer, "fp_ab"
+
+    def answer(body):
+        if len(stub.requests) == 5:
+            stub.models, stub.fingerprint = [{"id": "tiny", "digest": "cd" * 32}], "fp_cd"
+        return whole(body)
+
+    stub.answer = answer
+    code, out, err = command("--url", url, "--concurrency", "1")
+    assert (code, out) == (2, "")
+    assert "tiny has changed while it was asked: digest abababababab before, cdcdcdcdcdcd now" in err
+    assert "4 answers are kept" in err
+    assert not (folder / "answers.jsonl").exists()
+    assert "holds answers of another model" in command("--url", url)[2]
+    stub.models, stub.fingerprint, stub.answer = [{"id": "tiny", "digest": "ab" * 32}], "fp_ab", whole
+    assert command("--url", url)[1].endswith("5 rows answered, 4 earlier, 0 failed\n")
+
+
 def test_answers_to_rows_that_are_gone_are_refused(command, url, echo, folder):
     assert command("--url", url)[0] == 0
     write_rows(folder / "rows.jsonl", read_lines(folder / "rows.jsonl")[:5])

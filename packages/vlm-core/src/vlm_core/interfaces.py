@@ -210,6 +210,8 @@ class LanguageModel(Part, ABC, Generic[S]):
     """Whether padding is supported between the chunks of a sequence, not only before the first."""
     joins_states: bool = False
     """Whether the model has `join_states`."""
+    max_positions: int | None = None
+    """Positions of a sequence that the weights were made for; None: any number, or not known."""
     prefill_chunk: int | None = None
     """Positions that a long input is processed in at once, unless the caller says otherwise; None: all."""
 

@@ -3,6 +3,7 @@
 import random
 
 import pytest
+from metaspace_tokenizer import METASPACE, train_metaspace
 
 from vlm_core.generation.stop_strings import cut
 from vlm_llms.tokenizer.tokenizer import train_bpe
@@ -72,3 +73,21 @@ def test_control_tokens_are_no_text():
     assert text.add(TOKENIZER.eos_id) == ""
     assert text.finish() == ""
     assert not text.stopped
+
+
+@pytest.mark.parametrize("decoder", METASPACE)
+def test_continued_text_keeps_its_first_white_space(decoder):
+    """Tokenizers as Llama's drop the white space of a text's first token."""
+    tokenizer = train_metaspace(["the cat sat on the mat"], decoder)
+    prompt, ids = tokenizer.encode("the cat"), tokenizer.encode("sat on")
+    assert tokenizer.decode(ids) == "sat on"
+    text = AnswerText(tokenizer, trim=False, before=prompt)
+    assert "".join(map(text.add, ids)) + text.finish() == " sat on"
+    assert tokenizer.decode(prompt + ids) == "the cat sat on"
+
+
+def test_text_that_begins_within_a_character():
+    ids = TOKENIZER.encode("日")
+    text = AnswerText(TOKENIZER, trim=False, before=ids[:1])
+    rest = [*ids[1:], *TOKENIZER.encode(" a")]
+    assert "".join(map(text.add, rest)) + text.finish() == TOKENIZER.decode(rest)

@@ -6,7 +6,9 @@ import pytest
 from engine_cases import answered, chat, request
 
 from vlm_core.errors import UserError
+from vlm_llms.tokenizer.tokenizer import train_bpe
 from vlm_serve.engine.request import Failed, Finished, Grammar, SamplingParams
+from vlm_serve.engine.sampling.grammar import GrammarCompiler
 
 SCHEMA = {
     "type": "object",
@@ -105,6 +107,7 @@ def test_an_answer_does_not_end_before_its_grammar(engine_of):
         {"$ref": "#"},
         {"type": "object", "properties": {f"p{i}": {} for i in range(1800)}},
         {"type": "string", "pattern": "(\x1b"},
+        {"type": "object", "minProperties": 2},
     ],
     ids=lambda schema: str(schema)[:40],
 )
@@ -121,3 +124,40 @@ def test_a_schema_that_cannot_be_compiled_is_refused(engine_of, schema):
     assert len(seen.last.message) < 500
     (seen,) = answered(engine, request(chat("red")))
     assert isinstance(seen.last, Finished)
+
+
+TOKENIZER = train_bpe(["a"], 257)
+COMPILER = GrammarCompiler(TOKENIZER)
+
+
+def accepts(schema, text):
+    """Whether an answer may be this text."""
+    state = COMPILER.compile(Grammar("json_schema", json.dumps(schema)), {TOKENIZER.eos_id})
+    for token in TOKENIZER.encode(text):
+        if not state.allowed()[token]:
+            return False
+        state.add(token)
+    return state.ended or bool(state.allowed()[TOKENIZER.eos_id])
+
+
+@pytest.mark.parametrize(("name", "spelled"), [("a", r"\u0061"), ("\n", r"\u000a"), ("\x1f", r"\u001F")])
+def test_a_listed_property_has_one_spelling(name, spelled):
+    """Another one would be an unlisted property, whose value may be anything."""
+    schema = {"type": "object", "properties": {name: {"type": "integer"}}}
+    assert json.loads(f'{{"{spelled}": "x"}}') == {name: "x"}
+    assert not accepts(schema, f'{{"{spelled}": "x"}}')
+    assert accepts(schema, '{"b": "x"}')
+
+
+def test_a_pattern_of_names_has_one_spelling():
+    schema = {"patternProperties": {"^x": {"type": "integer"}}, "additionalProperties": {"type": "string"}}
+    assert accepts({"type": "object", **schema}, '{"xa": 1}')
+    assert not accepts({"type": "object", **schema}, r'{"\u0078a": "s"}')
+
+
+def test_least_numbers_of_properties_that_no_repetition_can_reach():
+    schema = {"type": "object", "minProperties": 2, "required": ["a"], "properties": {"a": {}}}
+    assert accepts(schema, '{"a": 1, "b": 2}')
+    assert not accepts(schema, '{"a": 1}')
+    assert not accepts(schema, '{"a": 1, "a": 2}')
+    assert accepts({"const": {"minProperties": 5}}, '{"minProperties": 5}'), "no keyword"

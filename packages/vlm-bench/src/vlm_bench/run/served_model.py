@@ -96,9 +96,5 @@ class ServedModel:
 
     def check_unchanged(self) -> None:
         """Raise `UserError` if the server has another model under this name by now."""
-        before = self.model.digest
-        if before and (now := self.model.listed().digest) != before:
-            raise UserError(
-                f"{self.model.url}: the model {self.name} has changed while it was asked: digest {before:.12} before, "
-                f"{now or 'none':.12} now; the answers may be of both: remove them"
-            )
+        if change := self.model.change():
+            raise UserError(f"{change}; the answers may be of both: remove them")

@@ -14,7 +14,7 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 
 from vlm_core.errors import BadSample
 from vlm_core.io.files import read_start
-from vlm_core.io.image_formats import FORMATS, format_of, png, tiff
+from vlm_core.io.image_formats import FORMATS, format_of, grey, png, tiff
 from vlm_core.io.video.decode import first_frame
 from vlm_core.io.video.header import read_header
 from vlm_core.io.video.sources import (
@@ -176,7 +176,7 @@ def decode_image(data: bytes, name: str) -> Image.Image:
         image.load()
         _check_late_exif(image)
         method = _UPRIGHT.get(image.getexif().get(ExifTags.Base.Orientation, 1))
-        rgb = to_rgb(png.with_clear_grey(image, data) if image.format == "PNG" else image)
+        rgb = to_rgb(image)
         if rgb is not image:
             image.close()  # before another copy is made
         return rgb if method is None else rgb.transpose(method)
@@ -219,6 +219,8 @@ def _open(data: bytes) -> Image.Image:
         raise UnidentifiedImageError
     FORMATS[form].check(data)
     image = Image.open(BytesIO(data), formats=(form,))
+    if form == "PNG":
+        grey.scale_transparency(image, data)
     _check_size(*image.size, form)
     tiff.check_exif(image.info.get("exif") or b"")
     return image
@@ -286,7 +288,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
 def _convert(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I;16"):
-        image = image.convert("I").point(lambda value: value * (1 / 257)).convert("L")
+        image = grey.eight_bits(image)
     if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
         image = image.convert("RGBA")
         white = Image.new("RGBA", image.size, "white")

@@ -44,11 +44,15 @@ class Usage(NamedTuple):
 
 
 class Completion(NamedTuple):
-    """A whole answer; `finish_reason` is `stop`, `length`, or another word of the server."""
+    """A whole answer; `finish_reason` is `stop`, `length`, or another word of the server.
+
+    `fingerprint` differs once the server has another model or other settings; None if it tells none.
+    """
 
     text: str
     finish_reason: str
     usage: Usage
+    fingerprint: str | None = None
 
 
 class Chunk(NamedTuple):
@@ -86,8 +90,12 @@ class ChatClient:
         with send(self.server, "/chat/completions", body) as response:
             reply = read_json(self.server, response)
         choice, text = self._choice(reply, "message")
+        fingerprint = reply.get("system_fingerprint")
         return Completion(
-            text, str(choice.get("finish_reason") or "stop"), _usage(reply.get("usage")) or Usage()
+            text,
+            str(choice.get("finish_reason") or "stop"),
+            _usage(reply.get("usage")) or Usage(),
+            fingerprint if isinstance(fingerprint, str) else None,
         )
 
     def stream(self, model: str, messages: Sequence[Message], decoding: Decoding) -> Iterator[Chunk]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from vlm_core.errors import BadSample
+from vlm_core.errors import BadSample, UserError
 from vlm_core.remote.client import ChatClient, Completion, Decoding, ListedModel, Message, choose_model
 from vlm_core.remote.retries import Retries
 from vlm_core.remote.transport import RequestFailed
@@ -19,6 +19,8 @@ class RemoteModel:
     name: str
     digest: str | None = None
     retries: Retries = field(default_factory=Retries)
+    _fingerprints: set[str | None] = field(default_factory=set)
+    """Of answers that are known to be of this model."""
 
     @classmethod
     def at(cls, client: ChatClient, name: str | None) -> RemoteModel:
@@ -37,8 +39,8 @@ class RemoteModel:
     def complete(self, messages: Sequence[Message], decoding: Decoding) -> Completion:
         """The answer, without white space around it; a busy server is asked again.
 
-        Raises `BadSample` for a conversation that the server refuses or whose answer it withholds, and
-        `RequestFailed` if it can't be asked any more.
+        Raises `BadSample` for a conversation that the server refuses or whose answer it withholds,
+        `RequestFailed` if it can't be asked any more, and `UserError` if its model has changed.
         """
         try:
             completion = self.retries(lambda: self.client.complete(self.name, messages, decoding))
@@ -48,4 +50,18 @@ class RemoteModel:
             raise
         if completion.finish_reason == "content_filter":
             raise BadSample("withheld by the server", f"{self.url}: the server withheld its answer")
+        if completion.fingerprint not in self._fingerprints:
+            if change := self.change():
+                raise UserError(change)
+            self._fingerprints.add(completion.fingerprint)
         return completion._replace(text=completion.text.strip())
+
+    def change(self) -> str | None:
+        """What says that the server has another model under this name by now; None if not, or without a digest."""
+        before = self.digest
+        if before is None or (now := self.retries(self.listed).digest) == before:
+            return None
+        return (
+            f"{self.url}: the model {self.name} has changed while it was asked: digest {before:.12} before, "
+            f"{now or 'none':.12} now"
+        )

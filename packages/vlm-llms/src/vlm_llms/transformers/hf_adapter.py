@@ -54,6 +54,16 @@ def _block_mask(segments: Tensor, dtype: torch.dtype) -> Tensor:
     return mask.masked_fill(~allowed, torch.finfo(dtype).min).unsqueeze(1)
 
 
+def _max_positions(config: Any) -> int | None:
+    """Positions that a model was made for; None if its configuration tells none, or stretches rotary embeddings."""
+    rotary = getattr(config, "rope_parameters", None) or {}
+    of_layers = [each for each in (rotary, *rotary.values()) if isinstance(each, Mapping)]
+    if any(each.get("rope_type", "default") != "default" for each in of_layers):
+        return None
+    count = getattr(config, "max_position_embeddings", None)
+    return count if type(count) is int and count > 0 else None
+
+
 class TransformersLM(LanguageModel):
     """Wraps a `PreTrainedModel` with a language-modelling head.
 
@@ -67,6 +77,7 @@ class TransformersLM(LanguageModel):
         self.model: Any = model
         self.model.config.return_dict = True  # outputs are read by name
         self.decoder_config: Any = self.model.config.get_text_config(decoder=True)
+        self.max_positions = _max_positions(self.decoder_config)
         self.vocab_size, self.dim = self.model.get_input_embeddings().weight.shape
         self._logit_rule = LogitRule.of(self.decoder_config)
         accepted = inspect.signature(self._decoder.forward).parameters

@@ -37,7 +37,7 @@ class LocalEngine:
     def __init__(
         self, model: VLM, template: AnyTemplate, settings: EngineSettings | None = None, *, name: str = "vlm"
     ) -> None:
-        self.settings = settings = settings or EngineSettings()
+        self.settings = settings = (settings or EngineSettings()).of_model(model)
         self._device = next(model.llm.parameters()).device
         self.cache = _cache(settings)
         with gpu.launching_on(self._device):

@@ -29,6 +29,8 @@ from vlm_serve.engine.sampling.grammar import GrammarCompiler, GrammarState
 from vlm_serve.engine.sampling.row_sampler import RowSampler
 
 MAX_ALTERNATIVES = 20
+CONTEXT = 8
+"""Ids of a text that is continued whose text the first tokens are decoded after."""
 TOO_LONG = "context_length_exceeded"
 """OpenAI's code for a prompt that is too long."""
 
@@ -90,7 +92,9 @@ class Preparer:
         grammar = None if params.grammar is None else self.grammars.compile(params.grammar, ends)
         read = [i for i, image in zip(prompt.input_ids, prompt.image_mask, strict=True) if not image]
         sampler = RowSampler(params, len(self.tokenizer), read, grammar)
-        text = AnswerText(self.tokenizer, params.stop, trim=conversation is not None)
+        is_chat = conversation is not None
+        before = () if is_chat else prompt.input_ids[-CONTEXT:]
+        text = AnswerText(self.tokenizer, params.stop, trim=is_chat, before=before)
         owner = "" if self.shared_cache else request.owner
         return PreparedRequest(request, plan, owner, max_tokens, ends, sampler, text, grammar, conversation)
 

@@ -98,7 +98,10 @@ class GenerationRequest:
 
 @dataclass(frozen=True)
 class TokenLogprob:
-    """A token, the bytes of its text, and its log probability under the distribution that is sampled from."""
+    """A token, the bytes of its text, and its log probability under the distribution that is sampled from.
+
+    A control token has no text, and its spelling as `token`.
+    """
 
     token: str
     data: bytes

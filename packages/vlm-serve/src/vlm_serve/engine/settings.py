@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import logging
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from vlm_core.errors import UserError
@@ -10,6 +11,8 @@ from vlm_core.generation.generate import Session
 from vlm_core.model import VLM
 from vlm_core.states.cache import MEMORY_BYTES
 from vlm_core.states.disk_cache import DISK_BYTES
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -23,7 +26,7 @@ class EngineSettings:
     queue: int = 256
     """Requests that may wait for a slot; more are refused as `overloaded`, but for an owner below an equal share."""
     max_positions: int = 16384
-    """Positions that a prompt and its answer may have together."""
+    """Positions that a prompt and its answer may have together; fewer if the model was made for fewer."""
     prefill_chunk: int = 512
     """Positions of a prompt that are read between two steps of decoding."""
     image_chunk: int = 8
@@ -55,6 +58,14 @@ class EngineSettings:
     def session(self, model: VLM) -> Session:
         """An empty session, which reads in parts of these sizes."""
         return Session(model, prefill_chunk=self.prefill_chunk, image_chunk=self.image_chunk)
+
+    def of_model(self, model: VLM) -> EngineSettings:
+        """These settings, with no more positions than the model was made for: beyond, its answers mean nothing."""
+        most = model.llm.max_positions
+        if most is None or most >= self.max_positions:
+            return self
+        log.warning("the model was made for %d positions: a prompt and its answer may have no more", most)
+        return replace(self, max_positions=most)
 
     def _at_least(self, name: str, least: int) -> None:
         value = getattr(self, name)

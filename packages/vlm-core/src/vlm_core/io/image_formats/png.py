@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
 
 from vlm_core.io.image_formats import deflate
 from vlm_core.io.image_formats.limits import MAX_METADATA, costly
-
-if TYPE_CHECKING:
-    from PIL.Image import Image
 
 MAX_CHUNKS = 100_000
 MAX_COMPRESSED = 256
@@ -18,27 +14,6 @@ _CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
 _PIXELS = (b"IDAT", b"fdAT")
 _COMPRESSED = (b"iCCP", b"iTXt", b"zTXt")
 _SLACK = 2**20
-_GREY = 0
-
-
-def with_clear_grey(image: Image, data: bytes) -> Image:
-    """A decoded image whose transparent grey, if it has one, is a value of its pixels.
-
-    Pillow scales pixels of 2 and 4 bits to 8, and the transparent value not; of 16 bits, it ignores it: such pixels
-    are made white here.
-    """
-    depth, kind, clear = data[24], data[25], image.info.get("transparency")
-    if kind != _GREY or not isinstance(clear, int):
-        return image
-    if depth in (2, 4):
-        image.info["transparency"] = clear * 255 // (2**depth - 1)
-    if depth < 16:
-        return image
-    import numpy as np
-    from PIL.Image import fromarray
-
-    pixels = np.asarray(image)
-    return fromarray(np.where(pixels == clear, 65535, pixels).astype(np.uint16))
 
 
 def check(data: bytes) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,7 +11,7 @@ from starlette.responses import Response
 
 from vlm_serve.api.answers.answer import Answer
 from vlm_serve.api.answers.completion_object import CompletionShape
-from vlm_serve.api.answers.logprobs import text_logprobs
+from vlm_serve.api.answers.logprobs import TextLogprobs
 from vlm_serve.api.answers.response import AnswerResponse
 from vlm_serve.api.answers.running import RunningAnswers
 from vlm_serve.api.errors import refused
@@ -44,9 +45,7 @@ class _TextShape(CompletionShape):
 
     def __init__(self, facts: ModelFacts, *, logprobs: bool, usage: bool) -> None:
         super().__init__(facts, logprobs=logprobs, usage=usage)
-        self._offsets: dict[
-            int, int
-        ] = {}  # where the next token of each answer of a stream begins in its text
+        self._logprobs = defaultdict[int, TextLogprobs](TextLogprobs)
 
     def choice(self, number: int, answer: Answer) -> dict[str, Any]:
         return self._choice(number, answer.text, answer.logprobs, answer.finish_reason)
@@ -55,9 +54,7 @@ class _TextShape(CompletionShape):
         return None
 
     def changed(self, number: int, piece: Piece) -> dict[str, Any]:
-        choice = self._choice(number, piece.text, piece.logprobs, None)
-        self._offsets[number] = self._offsets.get(number, 0) + sum(len(t.token) for t in piece.logprobs)
-        return choice
+        return self._choice(number, piece.text, piece.logprobs, None)
 
     def last(self, number: int, reason: str) -> dict[str, Any]:
         return self._choice(number, "", (), reason)
@@ -65,5 +62,5 @@ class _TextShape(CompletionShape):
     def _choice(
         self, number: int, text: str, tokens: Sequence[TokenLogprob], reason: str | None
     ) -> dict[str, Any]:
-        logprobs = text_logprobs(tokens, self._offsets.get(number, 0)) if self.logprobs and tokens else None
+        logprobs = self._logprobs[number].add(tokens) if self.logprobs and tokens else None
         return {"index": number, "text": text, "logprobs": logprobs, "finish_reason": reason}

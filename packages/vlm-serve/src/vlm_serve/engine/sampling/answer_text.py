@@ -16,12 +16,20 @@ class AnswerText:
     string that is the spelling of a control token is this token.
     """
 
-    def __init__(self, tokenizer: Tokenizer, stops: Sequence[str] = (), *, trim: bool = True) -> None:
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        stops: Sequence[str] = (),
+        *,
+        trim: bool = True,
+        before: Sequence[int] = (),
+    ) -> None:
+        """`before` are the last ids before the text, without which some tokenizers drop its first white space."""
         self.tokenizer, self.trim, self.stops = tokenizer, trim, [stop for stop in stops if stop]
         control = tokenizer.control_tokens
         self._control_ids = {control[stop] for stop in self.stops if stop in control}
-        self._ids: list[int] = []
-        self._begin = self._read = 0  # ids whose text is context, and ids whose text was read
+        self._ids: list[int] = [] if tokenizer.decode(before).endswith(INCOMPLETE) else [*before]
+        self._begin, self._read = 0, len(self._ids)  # ids whose text is context, and ids whose text was read
         self._held, self._started = "", not trim
         self.stopped = False
         """Whether a stop string has ended the answer."""

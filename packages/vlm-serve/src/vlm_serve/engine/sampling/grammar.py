@@ -15,13 +15,18 @@ from torch import Tensor
 
 from vlm_core.errors import UserError, one_line
 from vlm_core.interfaces import Tokenizer
-from vlm_core.io.files import read_text
+from vlm_core.io.files import parse_json, read_text
 from vlm_core.markup.printable import printable
 from vlm_serve.engine.request import Grammar, Refused
 
 TOKENIZER = "tokenizer.json"
-OPTIONS = {"whitespace_pattern": r"[ \n]?", "lenient": False}
-"""One white space between two parts at most, so that no answer consists of them; unknown keywords are errors."""
+OPTIONS = {"whitespace_pattern": r"[ \n]?", "lenient": False, "json_allowed_escapes": r"nrbtf\""}
+"""One white space between two parts at most, so that no answer consists of them; unknown keywords are errors.
+
+No `\\u0061`: llguidance would take a listed name that is spelled so for an unlisted one, of any value.
+"""
+_DATA = ("const", "enum", "default", "examples")
+"""Keywords whose values are no schemas."""
 _BITS = torch.tensor([[byte >> bit & 1 for bit in range(8)] for byte in range(256)], dtype=torch.bool)
 """The bits of each byte, the lowest first."""
 MAX_SCHEMA = 64 * 1024
@@ -83,6 +88,7 @@ class GrammarCompiler:
         matcher = LLMatcher(self.backend, source, log_level=0)
         if matcher.is_error():
             raise _refused(f"it can't be compiled: {_problem(matcher)}")
+        _check_counts(parse_json(schema, "the schema"))
         return GrammarState(matcher, len(self.tokenizer), self._control_ids, ends)
 
     @property
@@ -100,7 +106,24 @@ class GrammarCompiler:
             if not (Path(folder) / TOKENIZER).is_file():
                 raise UserError(f"the model's tokenizer is not saved as {TOKENIZER}, which grammars need")
             definition = read_text(Path(folder) / TOKENIZER)
-        return LLTokenizer(definition, n_vocab=len(self.tokenizer), eos_token=self.tokenizer.eos_id)
+        try:
+            return LLTokenizer(definition, n_vocab=len(self.tokenizer), eos_token=self.tokenizer.eos_id)
+        except ValueError as error:
+            raise UserError(f"grammars can't read the model's tokenizer: {_short(one_line(error))}") from None
+
+
+def _check_counts(schema: Any) -> None:
+    """Raise `Refused` where names that an answer repeats would count as several properties."""
+    parts = [schema]
+    while parts:
+        part = parts.pop()
+        if isinstance(part, dict):
+            least, required = part.get("minProperties"), part.get("required")
+            if isinstance(least, int) and least > 1 + (len(required) if isinstance(required, list) else 0):
+                raise _refused("with minProperties, all but one of the properties must be required")
+            parts += [value for key, value in part.items() if key not in _DATA]
+        elif isinstance(part, list):
+            parts += part
 
 
 def _problem(matcher: Any) -> str:

@@ -29,13 +29,16 @@ class TokenNames:
 
     def _one(self, token: int, logprob: float, top: tuple[TokenLogprob, ...] = ()) -> TokenLogprob:
         if token in self._control:
-            name = self._control[token]
-            return TokenLogprob(name, name.encode(), logprob, top)
+            return TokenLogprob(self._control[token], b"", logprob, top)
         data = self._bytes(token)
         return TokenLogprob(data.decode(errors="replace"), data, logprob, top)
 
     def _bytes(self, token: int) -> bytes:
         try:
-            return self._grammars.backend.decode_bytes([token])
-        except UserError:  # no tokenizer.json
-            return self.tokenizer.decode([token]).encode()
+            data = self._grammars.backend.decode_bytes([token])
+        except UserError:  # no tokenizer.json, or one that llguidance can't read
+            data = b""
+        if data:  # llguidance gives none of a token that begins with the byte 255
+            return data
+        decode = self.tokenizer.decode  # after itself: a first token may lose its white space
+        return decode([token, token])[len(decode([token])) :].encode()
