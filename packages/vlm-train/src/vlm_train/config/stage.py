@@ -29,7 +29,8 @@ class Stage(StrictModel):
         "clip_norm": "max_grad_norm",
     }
     elsewhere: ClassVar[Mapping[str, str]] = OTHER_TRAINERS | {
-        key: f"train.{key}" for key in ("output", "seed", "precision", "strategy", "max_length", "num_workers")
+        key: f"train.{key}"
+        for key in ("output", "seed", "precision", "strategy", "max_length", "num_workers")
     }
     name: str = Field(pattern=r"^[\w.-]+$", max_length=40, description="letters, digits, _, . and -")
     trainable: list[PartName] = Field(min_length=1, description="parts to train; the others are frozen")
