@@ -6,6 +6,7 @@ import argparse
 import json
 import os
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -137,7 +138,8 @@ def new_plugin(kind_and_name: list[str], out: Path | None) -> int:
 
     kind, name = kind_and_name
     folder = scaffold.new_plugin(kind, name, out)
-    say(f"package: {folder}", f"try it:  pip install -e '{folder}[test]' && pytest {folder}")
+    pip = "pip" if find_spec("pip") else "uv pip"  # environments of uv have none
+    say(f"package: {folder}", f"try it:  {pip} install -e '{folder}[test]' && pytest {folder}")
     return 0
 
 
