@@ -89,7 +89,7 @@ def test_scalars(text, value):
         ("*a : 1", "a key must be a plain word"),
         ("{a: 1}: 2", "a key must be a plain word"),
         ("? " + "k" * 1001 + "\n: 1", "a key must be a plain word of 1 to 1000 characters"),
-        ("a:\n\tb: 1", "f:2: not valid YAML"),
+        ("a:\n\tb: 1", "f:2: not valid YAML: .*; indent with spaces"),
     ],
 )
 def test_traps_are_errors_with_a_line(text, message):

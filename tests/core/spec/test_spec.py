@@ -76,19 +76,19 @@ def test_the_good_one_is_good(tmp_path):
         (
             "scan: bsm",
             "d_state: 16.5",
-            "s.yaml:5: connector.d_state: got 16.5: input should be a valid integer",
+            "s.yaml:5: connector.d_state: got 16.5: expected a whole number",
         ),
         (
             "scan: bsm",
             "d_state: '16'",
-            "s.yaml:5: connector.d_state: got '16': input should be a valid integer",
+            "s.yaml:5: connector.d_state: got '16': expected a whole number",
         ),
         (
             "scan: bsm",
             "d_state: 1000000000000",
-            "s.yaml:5: connector.d_state: got 1000000000000: input should be less",
+            "s.yaml:5: connector.d_state: got 1000000000000: expected a number less",
         ),
-        ("scan: bsm", "d_state: -1", "s.yaml:5: connector.d_state: got -1: input should be greater than 0"),
+        ("scan: bsm", "d_state: -1", "s.yaml:5: connector.d_state: got -1: expected a number greater than 0"),
         ("lr: 1e-3", "lr: .nan", "s.yaml:13: train.stages.0.lr"),
         ("lr: 1e-3", "lr: 1e400", "s.yaml:13: train.stages.0.lr"),
         (
@@ -194,8 +194,8 @@ def test_spec_holds_configs_of_subclasses():
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
-        ("lr", "abc", "got 'abc': input should be a valid number, or a valid dictionary"),
-        ("micro_batch_size", "-1", "got -1: input should be greater than 0, or auto"),
+        ("lr", "abc", "got 'abc': expected a number, or a mapping of keys"),
+        ("micro_batch_size", "-1", "got -1: expected a number greater than 0, or auto"),
     ],
 )
 def test_a_value_of_no_type_of_a_union_is_one_problem(key, value, message):

@@ -84,7 +84,7 @@ def test_lengths_come_from_the_index_or_from_the_rows(run_spec):
     [
         ("train.stages.0.mix_weights=[1, 2]", "2 mix_weights or samples_per_epoch for 1 datasets"),
         ("train.stages.0.mix_weights=[0]", "greater than 0"),
-        ("train.stages.0.samples_per_epoch=[1.5]", "valid integer"),
+        ("train.stages.0.samples_per_epoch=[1.5]", "expected a whole number"),
     ],
 )
 def test_bad_mixtures(run_spec, change, message):

@@ -90,7 +90,7 @@ def test_what_a_run_is_started_with_gives_the_same_spec(sweep_file, tmp_path):
     [
         ("rows: {a: {connector.scan: bms}}", "sweep.yaml:3: connector.scan: unknown scan 'bms'"),
         ("rows:\n  a:\n    connector.scn: csm", "sweep.yaml:5: connector.scn: unknown key"),
-        ("rows:\n  a: {conector.scan: csm}", "sweep.yaml:4: the spec has no conector"),
+        ("rows:\n  a: {conector.scan: csm}", "sweep.yaml:4: the spec has no conector; possible: "),
         ("axes:\n  connector.d_state: [4,\n    many]", "sweep.yaml:5: connector.d_state: got 'many'"),
         (
             "rows: {a: {train.seed: 1}}",

@@ -6,12 +6,14 @@ import argparse
 import json
 import os
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vlm_core.cli import check_measured, check_tables
 from vlm_core.cli.common import DTYPES, Parser, add_trust, local_path, path_text, run
-from vlm_core.cli.output import inert, say
+from vlm_core.cli.output import say
+from vlm_core.cli.tables import add, show, table
 from vlm_core.errors import UserError
 from vlm_core.model_folder.initial_weights import refuse_untrained
 from vlm_core.plugins.local_code import how_to_load
@@ -137,24 +139,19 @@ def new_plugin(kind_and_name: list[str], out: Path | None) -> int:
 
     kind, name = kind_and_name
     folder = scaffold.new_plugin(kind, name, out)
-    say(f"package: {folder}", f"try it:  pip install -e '{folder}[test]' && pytest {folder}")
+    pip = "pip" if find_spec("pip") else "uv pip"  # environments of uv have none
+    say(f"package: {folder}", f"try it:  {pip} install -e '{folder}[test]' && pytest {folder}")
     return 0
 
 
 def _print_check(spec: Spec, summary: ModelSummary) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(title=inert(spec.name, "table.title"), title_justify="left", box=None, header_style="dim")
-    for column in ("part", "component", "output per image", "parameters", "fp32", "bf16"):
-        table.add_column(column, justify="right" if column in ("parameters", "fp32", "bf16") else "left")
+    lines = table(spec.name, "part", "component", "output per image", "parameters", "fp32", "bf16", right=3)
     for row in summary.rows:
         count = row.parameters
-        cells = (row.part, row.component, row.output, amount(count), size(4 * count), size(2 * count))
-        table.add_row(*map(inert, cells))
+        add(lines, row.part, row.component, row.output, amount(count), size(4 * count), size(2 * count))
     total = summary.total
-    table.add_row("total", "", "", amount(total), size(4 * total), size(2 * total))
-    Console(width=None if sys.stdout.isatty() else 120).print(table)
+    add(lines, "total", "", "", amount(total), size(4 * total), size(2 * total))
+    show(lines)
     (height, width), (h, w) = summary.image_size, summary.grid
     print(
         f"\n{'image' if spec.views is None else 'view'} {height}×{width} px → {h}×{w} = {h * w} patches of width "

@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 
 from vlm_core.cli.console import use_any_encoding
 from vlm_core.cli.output import console_records, printable_records
-from vlm_core.errors import UserError, shown
+from vlm_core.errors import UserError, choices, shown
 from vlm_core.io.paths import expanded
 from vlm_core.markup.printable import printable
 from vlm_core.plugins.local_code import OPTION
@@ -37,10 +37,18 @@ class Parser(argparse.ArgumentParser):
         if self._subparsers is not None and message.startswith("the following arguments are required"):
             self.print_help(sys.stderr)
             self.exit(2, f"\n{self.prog}: expected one of these commands\n")
+        if wrong := re.match(
+            r"argument (COMMAND|BENCHMARK): invalid choice: (['\"])(.*)\2 \(choose", message
+        ):
+            message = f"unknown {wrong[1].lower()} {shown(wrong[3])}{choices(wrong[3], self._commands())}"
         if unknown := re.match(r"unrecognized arguments: (--[\w-]+)", message):
             near = difflib.get_close_matches(unknown[1], self._options(), n=1)
             message += f"; did you mean {near[0]}?" if near else ""
         super().error(printable(message))
+
+    def _commands(self) -> list[str]:
+        """Names of the subcommands that `--help` lists."""
+        return [listed.dest for action in self._actions for listed in getattr(action, "_choices_actions", ())]
 
     def _options(self) -> list[str]:
         """Names of the options of this parser and of its subcommands."""

@@ -31,4 +31,8 @@ def add(lines: Any, *cells: str) -> None:
 def show(lines: Any) -> None:
     from rich.console import Console
 
-    Console(width=None if sys.stdout.isatty() else WIDTH).print(lines)
+    console = Console(width=None if sys.stdout.isatty() else WIDTH)
+    natural = console.measure(lines, options=console.options.update(max_width=1000)).maximum
+    if natural > console.width:  # one space between columns breaks fewer words than two
+        lines.padding = (0, 1, 0, 0)
+    console.print(lines)

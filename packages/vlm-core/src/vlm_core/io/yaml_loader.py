@@ -17,7 +17,7 @@ from typing import Any
 
 import yaml
 
-from vlm_core.errors import Problem, SpecError, UserError
+from vlm_core.errors import Problem, SpecError, UserError, choices
 from vlm_core.io.files import decode_text, read_bytes
 from vlm_core.io.yaml_scalars import NO_TEXT, value_of
 from vlm_core.markup.printable import printable
@@ -95,7 +95,8 @@ def _events(text: str, file: str) -> Iterator[yaml.Event]:
 
 def _invalid(file: str, line: int | None, reason: str | None) -> SpecError:
     where = file if line is None else f"{file}:{line + 1}"
-    return SpecError([Problem(where, "", f"not valid YAML: {printable(reason, 200)}")])
+    hint = "; indent with spaces" if reason and r"'\t' that cannot start" in reason else ""
+    return SpecError([Problem(where, "", f"not valid YAML: {printable(reason, 200)}{hint}")])
 
 
 class _Builder:
@@ -245,7 +246,8 @@ def put(document: Document, dotted: str, value: Any, where: str) -> None:
             target = target[key]
         except (KeyError, IndexError, TypeError):
             missing = printable(".".join(map(str, path)), 100)
-            raise UserError(f"{where}: the spec has no {missing}") from None
+            known = choices(name, map(str, target)) if isinstance(target, dict) else ""
+            raise UserError(f"{where}: the spec has no {missing}{known}") from None
     path = (*path, _key(target, last))
     try:
         target[path[-1]] = deepcopy(value)

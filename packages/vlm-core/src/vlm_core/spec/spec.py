@@ -108,6 +108,8 @@ def validate_document(document: Document, *, trust_remote_code: bool = False) ->
 def _validated(document: Document) -> Spec:
     if not isinstance(document.data, dict):
         raise SpecError([document.problem((), "a spec is a mapping with encoder, connector and llm")])
+    if {"rows", "axes", "tables"} & document.data.keys():
+        raise SpecError([document.problem((), "a sweep file, expected a spec; vlm-train sweep runs it")])
     problems, spec = [], None
     try:
         spec = validate(Spec, document)

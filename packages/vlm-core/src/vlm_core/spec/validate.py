@@ -15,6 +15,17 @@ from vlm_core.plugins.hub import with_trust
 from vlm_core.plugins.registry import installed
 
 M = TypeVar("M", bound=BaseModel)
+_EXPECTED = {
+    "list_type": "a list: [ … ]",
+    "dict_type": "a mapping of keys",
+    "model_type": "a mapping of keys",
+    "int_type": "a whole number",
+    "int_from_float": "a whole number",
+    "float_type": "a number",
+    "bool_type": "true or false",
+    "string_type": "text",
+}
+"""What pydantic's types of errors expect, in words of YAML."""
 
 
 def _resolve(kind: Kind, value: Any) -> Any:
@@ -71,6 +82,8 @@ def _text(model: type[BaseModel], error: Any) -> str:
         owner = _model_at(model, loc)
         if owner and (name := getattr(owner, "renamed", {}).get(loc[-1])):
             return f"this key is now called {name}"
+        if owner and (path := getattr(owner, "elsewhere", {}).get(loc[-1])):
+            return f"unknown key here; use {path}"
         return "unknown key" + (choices(loc[-1], owner.model_fields) if owner else "")
     if kind == "missing":
         return "this key is required"
@@ -82,6 +95,9 @@ def _text(model: type[BaseModel], error: Any) -> str:
     message = error["msg"].removeprefix("Value error, ")
     if kind in ("component", "value_error"):
         return message
+    if message.startswith("Input should be "):
+        number = "a number " if kind.startswith(("greater_than", "less_than")) else ""
+        message = f"expected {_EXPECTED.get(kind) or number + message.removeprefix('Input should be ')}"
     return f"got {shown(seen)}: {message[:1].lower()}{message[1:]}"
 
 
@@ -107,7 +123,7 @@ def _joined(problems: list[Problem]) -> list[Problem]:
         last = joined[-1] if joined else None
         same = last and (last.where, last.path) == (problem.where, problem.path)
         if last and same and last.text.startswith("got ") and start.startswith(("got ", "unknown value ")):
-            joined[-1] = replace(last, text=f"{last.text}, or {expected.removeprefix('input should be ')}")
+            joined[-1] = replace(last, text=f"{last.text}, or {expected.removeprefix('expected ')}")
         else:
             joined.append(problem)
     return joined

@@ -143,7 +143,7 @@ def _default(what: str, key: str, resolved: ResolvedValues, from_files: Sequence
                 f"{what}: {source.values[REFUSED]}; give resize_mode in the spec: resize, pad or crop"
             )
     if key in DEFAULTS:
-        resolved.values[key], resolved.sources[key] = DEFAULTS[key], "default, without any source"
+        resolved.values[key], resolved.sources[key] = DEFAULTS[key], "the default: no source has it"
     elif key in NEEDED:
         raise UserError(f"{what}: no file beside the weights has {key}; give {key} in the spec")
 

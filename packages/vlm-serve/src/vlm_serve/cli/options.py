@@ -60,18 +60,18 @@ def _add_model(group: Any) -> None:
     group.add_argument(
         "--reload",
         action="store_true",
-        help="serve the folder's new content once it has changed; needs memory for both meanwhile. Default: a change "
-        "is told in the log and in /health, and has no effect",
+        help="load the folder's new content once it has changed; needs memory for both meanwhile. Default: a change "
+        "is reported in the log and by /health only",
     )
 
 
 def _add_access(group: Any) -> None:
-    group.add_argument("--host", metavar="ADDRESS", help="default 127.0.0.1: this machine alone")
+    group.add_argument("--host", metavar="ADDRESS", help="default 127.0.0.1: this machine only")
     group.add_argument("--port", type=port, metavar="N", help="default 8000; 0: any free one")
     group.add_argument(
-        "--keys", dest="keys_file", type=local_path, metavar="FILE", help="ask for an API key of this file"
+        "--keys", dest="keys_file", type=local_path, metavar="FILE", help="require an API key of this file"
     )
-    group.add_argument("--no-keys", action="store_true", help="let other machines in without a key")
+    group.add_argument("--no-keys", action="store_true", help="accept other machines without a key")
     group.add_argument("--open-metrics", action="store_true", help="/metrics needs no key")
     group.add_argument(
         "--allow-origin",

@@ -123,7 +123,7 @@ def check_data(args: argparse.Namespace) -> int:
     if args.report:
         write_report(checks, Path(args.report))
     failed = [check.name for check in checks if not check.passes]
-    say(f"training would stop in: {', '.join(failed)}" if failed else "training would use all stages' data")
+    say(f"training would stop in: {', '.join(failed)}" if failed else "no bad rows would stop training")
     return 1 if failed else 0
 
 

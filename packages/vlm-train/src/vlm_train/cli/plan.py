@@ -189,6 +189,6 @@ def lines(planned: list[Planned], world: int) -> list[str]:
         )
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return [
-        f"each of {world} processes:",
+        f"each of {world} processes:" if world > 1 else "one process:",
         *("  ".join(cell.rjust(w) for cell, w in zip(row, widths, strict=True)) for row in rows),
     ]

@@ -10,6 +10,7 @@ from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 from vlm_core.plugins.config import StrictModel
 from vlm_core.text.template import TemplateField
 from vlm_train.config.evaluation import Data
+from vlm_train.config.other_trainers import OTHER_TRAINERS
 from vlm_train.config.recipe import Decay, Ema, Group, Lora, Pattern, Rate
 
 PartName = Literal["encoder", "connector", "llm"]
@@ -26,6 +27,10 @@ class Stage(StrictModel):
         "lr_floor": "min_lr_ratio",
         "cooldown": "decay_ratio",
         "clip_norm": "max_grad_norm",
+    }
+    elsewhere: ClassVar[Mapping[str, str]] = OTHER_TRAINERS | {
+        key: f"train.{key}"
+        for key in ("output", "seed", "precision", "strategy", "max_length", "num_workers")
     }
     name: str = Field(pattern=r"^[\w.-]+$", max_length=40, description="letters, digits, _, . and -")
     trainable: list[PartName] = Field(min_length=1, description="parts to train; the others are frozen")

@@ -20,6 +20,7 @@ from vlm_core.errors import choices
 from vlm_core.io.paths import LocalPath
 from vlm_core.plugins.config import StrictModel
 from vlm_train.config.evaluation import Benchmarks, HeldOutQA, Validation
+from vlm_train.config.other_trainers import OTHER_TRAINERS
 from vlm_train.config.recipe import FeatureCache
 from vlm_train.config.stage import Stage as Stage
 
@@ -38,6 +39,9 @@ class TrainConfig(StrictModel):
         "workers": "num_workers",
         "evaluation": "held_out_qa",
         "evals": "benchmarks",
+    }
+    elsewhere: ClassVar[Mapping[str, str]] = OTHER_TRAINERS | {
+        key: f"train.stages[].{key}" for key in Stage.model_fields
     }
     step_profiler: ClassVar[str] = "vlm_train.profiling.stage_profiles:profile_stages"
     output: LocalPath = Field(min_length=1, description="run folder")

@@ -84,6 +84,9 @@ class Grid:
 def load(path: str | Path, common: Sequence[str] = (), *, trust_remote_code: bool = False) -> Grid:
     """Read a sweep file and validate the spec of every row; raises `SpecError` with all problems."""
     document = read(path)
+    if isinstance(document.data, dict) and {"encoder", "llm", "train"} & document.data.keys():
+        text = "a spec of one model, expected a sweep: base, output, and rows or axes; vlm-train run trains a spec"
+        raise SpecError([document.problem((), text)])
     config = validate(SweepConfig, document)
     base = spec_file(document, config.base, ("base",)) if config.base else None
     rows = [*named(config, document), *combined(config, document)]

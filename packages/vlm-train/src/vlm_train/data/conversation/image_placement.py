@@ -108,9 +108,8 @@ class ImagePlacement:
         ) >= count:
             marks = f"{PLACEHOLDER} or {VIDEO}" if videos else PLACEHOLDER
             has = f"{count - videos} images and {videos} videos" if videos else f"{count} images"
-            raise BadSample(
-                "placeholders", f"{self.where}: {placeholders} {marks} in the human turns, but {has}"
-            )
+            text = f"{placeholders} {marks} in the human turns, but {has}; expected one for each"
+            raise BadSample("placeholders", f"{self.where}: {text}")
         if missing := sorted(set(range(count)) - set(self.numbers)):
             medium = "video" if isinstance(self.row_images[missing[0]], RowVideo) else "image"
             number = self.of_kind[medium == "video"].index(missing[0])
