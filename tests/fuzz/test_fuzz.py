@@ -41,7 +41,7 @@ def check(report, examples):
     assert report["peak_mb"] < max(1000, report["start_mb"] + 400)
 
 
-@pytest.mark.parametrize("examples", [200, pytest.param(500, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("examples", [100, pytest.param(500, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("kind", ["specs", "rows"])
 def test_hostile_text(kind, examples):
     report = fuzz(kind, examples)
@@ -55,7 +55,7 @@ def test_hostile_text(kind, examples):
 @pytest.mark.parametrize(
     ("kind", "examples"),
     [
-        ("archives", 50),
+        ("archives", 25),
         ("folders", 20),
         pytest.param("archives", 100, marks=pytest.mark.slow),
         pytest.param("folders", 40, marks=pytest.mark.slow),

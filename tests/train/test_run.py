@@ -59,7 +59,9 @@ def test_only_the_named_parts_change(run_spec, tiny_spec):
     assert not torch.equal(fresh[name], after[name])
 
 
-@pytest.mark.parametrize("kill_at", [1, 5, 6, 9])
+@pytest.mark.parametrize(
+    "kill_at", [pytest.param(1, marks=pytest.mark.slow), 5, 6, pytest.param(9, marks=pytest.mark.slow)]
+)
 def test_resumed_equals_uninterrupted(run_spec, monkeypatch, kill_at):
     """Killed after any step of either stage and started again: bit-equal weights, the same losses."""
     monkeypatch.setattr(VSSL2, "forward", drop_out)

@@ -3,6 +3,7 @@
 import importlib.metadata
 import re
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -29,6 +30,7 @@ sys.meta_path.insert(0, Damaged())
 """
 
 
+@cache
 def output(before="", **env):
     """Exit code and text of `--doctor` in a fresh process that ran `before`."""
     clean = {"VLM_SCAN_BACKEND": "", "NUMBA_CACHE_DIR": "", "CUDA_VISIBLE_DEVICES": ""}

@@ -180,6 +180,7 @@ def test_a_signal_ends_an_evaluation_at_once_and_it_is_done_anew(run_spec, monke
     assert len(folder.metrics()) == 6
 
 
+@pytest.mark.slow
 def test_reading_processes_work_on_after_a_signal_to_the_whole_group(run_spec, signal_at):
     """As launchers and clusters send it; readers are not to die before their run has saved."""
     signal_at(0, 2, signal.SIGTERM, to=lambda: multiprocessing.active_children()[0].pid)

@@ -90,6 +90,7 @@ def test_resume_is_exact_when_skipping(bad_spec, monkeypatch):
     assert part.records("left_out.jsonl") == whole.records("left_out.jsonl")
 
 
+@pytest.mark.slow
 def test_the_budget_stops_the_run_and_a_higher_one_resumes_it(bad_spec):
     with pytest.raises(
         UserError, match=r"step \d: 5 of 18 rows are bad, and .*budget allows 4.*left_out\.jsonl"

@@ -73,6 +73,7 @@ def test_figures_are_those_of_the_model_and_training_does_not_notice(examined, r
     assert stored(seen) == stored(plain)
 
 
+@pytest.mark.slow
 def test_resuming_notes_each_figure_once(examined, killed_at):
     whole, _ = start(*load_spec(examined("whole", every=3)))
     killed_at(1, 3, after="_measure")

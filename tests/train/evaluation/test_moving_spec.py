@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import pytest
 from perf.train import frame_distances
 
 from vlm_core.spec.spec import load_spec
@@ -29,6 +30,7 @@ def small(tmp_path) -> list[str]:
     ]
 
 
+@pytest.mark.slow
 def test_controls_and_table(tmp_path, capsys):
     folder, results = start(*load_spec(SPEC, small(tmp_path)))
     records = dict(results)

@@ -51,6 +51,7 @@ def test_the_saved_model_says_the_number(run_spec, monkeypatch):
     assert [stage["micro_batch_size"] for stage in manifest["trained"]["stages"]] == [3, 3]
 
 
+@pytest.mark.slow
 def test_a_cpu_follows_its_free_memory(run_spec, monkeypatch, capsys):
     folder, _ = go(run_spec("much"), *AUTO, *SHORT)
     assert sizes(folder) == {"align": 6, "instruct": 6}, "all of the batch"
@@ -81,6 +82,7 @@ def killed_after_align_began(run_spec, killed_at):
         go(run_spec(), *AUTO, *SHORT)
 
 
+@pytest.mark.slow
 def test_another_device_with_enough_memory_keeps_the_number(run_spec, monkeypatch, killed_at):
     install(monkeypatch)
     killed_after_align_began(run_spec, killed_at)
@@ -102,6 +104,7 @@ def test_another_device_without_enough_memory_says_what_to_do(run_spec, monkeypa
     assert len(losses(folder)) == 12
 
 
+@pytest.mark.slow
 def test_recomputation_that_was_switched_on_is_measured_again(run_spec, monkeypatch, killed_at, capsys):
     install(monkeypatch)
     killed_after_align_began(run_spec, killed_at)
@@ -114,6 +117,7 @@ def test_recomputation_that_was_switched_on_is_measured_again(run_spec, monkeypa
     )
 
 
+@pytest.mark.slow
 def test_a_damaged_record_is_measured_again(run_spec, monkeypatch, killed_at, capsys):
     install(monkeypatch)
     killed_after_align_began(run_spec, killed_at)
@@ -127,6 +131,7 @@ def test_a_damaged_record_is_measured_again(run_spec, monkeypatch, killed_at, ca
     )
 
 
+@pytest.mark.slow
 def test_a_number_of_another_run_is_measured_again(run_spec, monkeypatch, killed_at, capsys):
     """As in a folder whose files but this were removed: it was chosen for another batch and other samples."""
     install(monkeypatch)

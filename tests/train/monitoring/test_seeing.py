@@ -143,6 +143,7 @@ def test_accuracy_along_the_training_is_that_of_the_answers(watched):
     assert all("accuracy" not in record for record in run.records(VALIDATION))
 
 
+@pytest.mark.slow
 def test_resuming_notes_each_validation_once(watched, killed_at):
     whole, _ = start(*load_spec(watched("whole", every=3, rows=3, samples=1)))
     killed_at(1, 3, after="_measure")

@@ -43,6 +43,7 @@ def test_memory_is_constant(tiny_model, one_thread, count):
     assert len(watcher.kept.times) <= 10
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not STATUS.exists(), reason="memory is read from /proc")
 def test_a_frame_that_is_left_behind_would_be_found(tiny_model, one_thread, monkeypatch):
     """The control of the test above: a page of memory of each frame stays, outside of the heap, which may have room."""
