@@ -13,7 +13,7 @@ SPECS = Path(__file__).parents[3] / "specs"
 
 def test_a_spec_is_no_sweep():
     with pytest.raises(
-        SpecError, match=r"^\S*quickstart\.yaml:\d+: a spec of one model, expected a sweep .*$"
+        SpecError, match=r"^\S*quickstart\.yaml:\d+: a spec of one model, expected a sweep: .*$"
     ):
         load(SPECS / "quickstart.yaml")
 

@@ -19,8 +19,8 @@ from vlm_core.views.layout import ViewLayout
 from vlm_core.views.video_views import VideoProcessor
 from vlm_train.feature_cache.store import KEY_BYTES, RECORD_VERSION
 
-FRAMES_VERSION = 2
-"""Changes when the same video gives other pixels; 2: its own YUV matrix and range."""
+PIXELS_VERSION = 2
+"""Changes when a file gives other pixels than before; 2: YUV matrix and range of videos, transparent grey of PNG."""
 
 
 def image_key(data: bytes) -> bytes:
@@ -45,7 +45,7 @@ def view_keys(data: bytes, layout: ViewLayout) -> list[bytes]:
 
 def frame_keys(source: VideoSource, video: VideoProcessor) -> list[bytes]:
     """The keys of a video's frames: a digest of its file, of how it is sampled, and the number of the frame."""
-    whole = f"{file_digest(source.file)}, {video.sampling_of(source)}, pixels {FRAMES_VERSION}"
+    whole = f"{file_digest(source.file)}, {video.sampling_of(source)}"
     return [
         hashlib.blake2b(f"{whole}, frame {number}".encode(), digest_size=KEY_BYTES).digest()
         for number in range(video.layout(source).views)
@@ -72,7 +72,7 @@ def encoder_fingerprint(encoder: Encoder, settings: dict[str, Any]) -> str:
 
     The transform is code, so its result for a test picture is hashed in its place.
     """
-    text = json.dumps({**settings, "records": RECORD_VERSION}, sort_keys=True)
+    text = json.dumps({**settings, "records": RECORD_VERSION, "pixels": PIXELS_VERSION}, sort_keys=True)
     digest = hashlib.blake2b(text.encode(), digest_size=12)
     tensors = {**dict(encoder.named_parameters()), **dict(encoder.named_buffers())}
     tensors["test picture"] = sample_pixels(encoder)
