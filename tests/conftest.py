@@ -4,6 +4,7 @@ import gc
 import os
 import signal
 import sys
+import time
 
 import pytest
 from hypothesis import settings
@@ -40,8 +41,20 @@ def pytest_unconfigure():
 
 
 def pytest_collection_modifyitems(items):
-    """pyright takes a minute on one core: it begins first, so that nothing waits for it at the end."""
-    items.sort(key=lambda item: item.path.name != "test_static.py")
+    """pyright takes a minute on one core: it begins first, so that nothing waits for it at the end.
+
+    Measurements, which users don't run, come last: they are what a limit of time leaves out.
+    """
+    items.sort(key=lambda item: (item.path.name != "test_static.py", item.path.parent.name == "perf"))
+
+
+UNTIL = float(os.environ.get("VLM_TESTS_UNTIL", "inf"))
+"""Seconds since 1970 after which no test begins; those that are left out are skipped, and counted so."""
+
+
+def pytest_runtest_setup(item):
+    if time.time() > UNTIL:
+        pytest.skip("the time of this run is over (VLM_TESTS_UNTIL)")
 
 
 ENCODER = {

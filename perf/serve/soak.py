@@ -23,7 +23,7 @@ import threading
 import time
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
@@ -108,8 +108,12 @@ def server(model: Path, folder: Path) -> Iterator[tuple[psutil.Process, str]]:
 
 
 def workers(process: psutil.Process) -> list[psutil.Process]:
-    """The processes that own a model; multiprocessing's resource tracker is none."""
-    return [child for child in process.children() if "spawn_main" in " ".join(child.cmdline())]
+    """The processes that own a model; multiprocessing's resource tracker is none, nor is one that has ended."""
+    owners = []
+    for child in process.children():
+        with suppress(psutil.NoSuchProcess):  # a zombie, too
+            owners += [child] if "spawn_main" in " ".join(child.cmdline()) else []
+    return owners
 
 
 async def ready_workers(process: psutil.Process, address: str) -> list[psutil.Process]:

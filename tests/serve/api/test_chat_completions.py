@@ -8,6 +8,7 @@ from live_server import call
 from openai_shapes import check_shape
 from scripted_engine import ScriptedEngine
 
+from vlm_serve.api import conversation
 from vlm_serve.api.routes import chat
 from vlm_serve.engine.request import VideoFile
 
@@ -47,7 +48,7 @@ def test_an_answer_has_the_client_s_shape(create, engine):
 
 def test_the_fingerprint_is_that_of_the_model_that_answers(create, engine, monkeypatch):
     """With --reload another one may be served once the images have been fetched."""
-    read = chat.read_conversation
+    read = conversation.read_conversation
 
     async def read_and_reload(*arguments):
         facts = replace(engine.facts(), digest="cd" * 32)

@@ -31,7 +31,7 @@ def grown(model, warm, count):
     "count",
     [
         1000,
-        pytest.param(20_000, marks=pytest.mark.slow),
+        pytest.param(20_000, marks=pytest.mark.xslow),
         pytest.param(100_000, marks=pytest.mark.xslow),
     ],
 )
