@@ -40,12 +40,22 @@ def pytest_unconfigure():
     gc.unfreeze()
 
 
+MINUTES = (
+    "test_static.py",
+    "test_docs.py",
+    "test_resolutions.py",
+    "test_killed_commands.py",
+    "test_kills.py",
+)
+"""Files with a test that takes minutes."""
+
+
 def pytest_collection_modifyitems(items):
-    """pyright takes a minute on one core: it begins first, so that nothing waits for it at the end.
+    """Tests that take minutes begin first, so that nothing waits for them at the end.
 
     Measurements, which users don't run, come last: they are what a limit of time leaves out.
     """
-    items.sort(key=lambda item: (item.path.name != "test_static.py", item.path.parent.name == "perf"))
+    items.sort(key=lambda item: (item.path.name not in MINUTES, item.path.parent.name == "perf"))
 
 
 UNTIL = float(os.environ.get("VLM_TESTS_UNTIL", "inf"))
