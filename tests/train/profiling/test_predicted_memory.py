@@ -37,7 +37,7 @@ from vlm_train.config.section import train_section
 from vlm_train.profiling import stage_profiles
 spec, document = load_spec(sys.argv[1])
 stage_profiles.SECONDS = 0.0
-estimate = estimate_costs(spec, build_on_meta(spec), Assumptions(text=508, device="cpu"), memory_only=True)
+estimate = estimate_costs(spec, build_on_meta(spec), Assumptions(text=508, device="cpu"))
 profiles = stage_profiles.profile_stages(spec, train_section(spec, document), MeasureOptions(1, 508))
 print(json.dumps([[s.memory["DDP"].total, p.peak_memory] for s, p in zip(estimate.stages, profiles)]))
 """
