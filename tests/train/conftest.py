@@ -38,20 +38,14 @@ def known_costs(monkeypatch):
     """Costs of a stage that were counted for one run are not counted again for a model of equal modules and shapes."""
     count = ComponentCosts.of_stage
 
-    def of_stage(self, *args, **options):
-        model = self._model
+    def of_stage(self, trainable, batch, length, *, bf16=False, backward=True, most_views=False):
+        model, options = self._model, {"bf16": bf16, "backward": backward, "most_views": most_views}
         shapes = tuple((tuple(p.shape), p.dtype) for p in model.parameters())
-        key = (
-            repr(model),
-            shapes,
-            self._backend,
-            self._checkpointing,
-            repr(model.view_counts),
-            args,
-            *options.items(),
-        )
+        inputs = self._size, self._grid, self.tokens, self.features, repr(model.view_counts)
+        key = repr(model), shapes, inputs, self._backend, self._checkpointing
+        key = *key, trainable, batch, length, *options.values()
         if key not in COSTS:
-            COSTS[key] = count(self, *args, **options)
+            COSTS[key] = count(self, trainable, batch, length, **options)
         return COSTS[key]
 
     monkeypatch.setattr(ComponentCosts, "of_stage", of_stage)

@@ -8,13 +8,19 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Generator, Tensor
 
-from vlm_core.generation.prompts import answer_ends, check_chunks, refuse_empty, refuse_past_end
+from vlm_core.generation.prompts import (
+    answer_ends,
+    check_chunks,
+    embedded_parts,
+    refuse_empty,
+    refuse_past_end,
+)
 from vlm_core.generation.sampling import GREEDY, GenerationConfig, TokenSampler, refuse_damaged, sample
 from vlm_core.generation.watch.kept_states import KEEP, Keep
 from vlm_core.generation.watch.watcher import Frame, Watcher
 from vlm_core.interfaces import GraphDecoder, State
-from vlm_core.model import VLM, splice_part
-from vlm_core.text.batch import Batch, collate
+from vlm_core.model import VLM
+from vlm_core.text.batch import collate
 from vlm_core.text.render import TokenizedConversation
 from vlm_core.views.image_views import ImageInput, joined_order
 
@@ -102,7 +108,7 @@ class Session:
             image_embeds = self.model.arrange(embeds, order)
         self._leave_graph()
         state, logits, read = self._state, None, 0
-        for x, segments in self._pieces(batch, image_embeds):
+        for x, segments in embedded_parts(self.model, batch, image_embeds, self.prefill_chunk):
             logits, state = self.model.prefill(x, segments, state)
             read += x.shape[1]
             if read < batch.input_ids.shape[1]:
@@ -114,21 +120,6 @@ class Session:
         self._generated, self._state = 0, state
         self._predict(logits)
         yield read
-
-    def _pieces(self, batch: Batch, image_embeds: Tensor | None) -> Iterator[tuple[Tensor, Tensor | None]]:
-        """Embeddings and segments of consecutive parts of the positions; the first one may be shorter."""
-        ids, mask, segments = batch.input_ids, batch.image_mask, batch.segments
-        count, length = ids.shape
-        size = length if self.prefill_chunk is None else max(1, self.prefill_chunk // count)
-        if length <= size:
-            yield self.model.embed(ids, mask, image_embeds), segments
-            return
-        for end in range((length - 1) % size + 1, length + 1, size):
-            part = slice(max(0, end - size), end)
-            x = self.model.llm.embed(ids[:, part])
-            if image_embeds is not None:
-                x = splice_part(x, mask, image_embeds, part)
-            yield x, None if segments is None else segments[:, part]
 
     def _empty(self) -> Session:
         return Session(self.model, prefill_chunk=self.prefill_chunk, image_chunk=self.image_chunk)

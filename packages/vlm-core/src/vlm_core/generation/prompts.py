@@ -1,10 +1,14 @@
-"""What a prompt must have, and what ends the answer to it."""
+"""What a prompt must have, the parts that a long one is processed in, and what ends the answer to it."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+
+from torch import Tensor
 
 from vlm_core.errors import UserError
+from vlm_core.model import VLM, splice_part
+from vlm_core.text.batch import Batch
 from vlm_core.text.render import TokenizedConversation
 
 
@@ -41,3 +45,24 @@ def check_chunks(prefill_chunk: int | None, image_chunk: int | None) -> None:
     ):
         if size is not None and (type(size) is not int or size < 1):
             raise UserError(f"{name} is {size!r}; expected a number of {unit}, at least 1, or None")
+
+
+def embedded_parts(
+    model: VLM, batch: Batch, image_embeds: Tensor | None, chunk: int | None
+) -> Iterator[tuple[Tensor, Tensor | None]]:
+    """Embeddings (B, T, M) and segments (B, T) of consecutive parts of a batch, the first of which may be shorter.
+
+    At most `chunk` positions, all prompts together, are in one; None: all. `image_embeds` are those of all images.
+    """
+    ids, mask, segments = batch.input_ids, batch.image_mask, batch.segments
+    count, length = ids.shape
+    size = length if chunk is None else max(1, chunk // count)
+    if length <= size:
+        yield model.embed(ids, mask, image_embeds), segments
+        return
+    for end in range((length - 1) % size + 1, length + 1, size):
+        part = slice(max(0, end - size), end)
+        x = model.llm.embed(ids[:, part])
+        if image_embeds is not None:
+            x = splice_part(x, mask, image_embeds, part)
+        yield x, None if segments is None else segments[:, part]

@@ -73,9 +73,8 @@ def _decoded(video: OpenVideo) -> Iterator[_Decoded]:
     """All frames in order of time. A packet that can't be decoded ends what is good until the next keyframe."""
     errors, good = pyav().error.FFmpegError, False
     for packet in _packets(video):
-        good = good or (
-            packet.is_keyframe and packet.is_discard
-        )  # an edit list hides it: decoded, never seen
+        # what an edit list hides is decoded, and never seen
+        good = good or (packet.is_keyframe and packet.is_discard)
         try:
             frames = cast("list[VideoFrame]", packet.decode())
         except errors:

@@ -38,9 +38,8 @@ async def create(request: Request) -> Response:
         server.engine, requests, server.metrics, per_prompt=n, fields=FIELDS, places=places
     )
     usage = bool(body.stream_options and body.stream_options.include_usage)
-    facts = server.facts(
-        body.model
-    )  # of the model that answers: it may have changed while images were fetched
+    # of the model that answers: it may have changed while images were fetched
+    facts = server.facts(body.model)
     shape = _ChatShape(facts, logprobs=bool(body.logprobs), usage=usage)
     return AnswerResponse(running, shape, stream=bool(body.stream))
 

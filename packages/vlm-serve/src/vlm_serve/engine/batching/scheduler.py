@@ -21,6 +21,7 @@ from vlm_serve.engine.batching.fair_queue import FairQueue
 from vlm_serve.engine.batching.gpu import capture_parts
 from vlm_serve.engine.batching.kept_turns import KeptTurns
 from vlm_serve.engine.batching.outputs import Outputs
+from vlm_serve.engine.batching.prompt_order import PromptOrder
 from vlm_serve.engine.batching.state_costs import StateCosts
 from vlm_serve.engine.prepare import Preparer
 from vlm_serve.engine.request import Failed, Started, refusal
@@ -44,7 +45,8 @@ class Scheduler:
         self._spare: list[Group[Answer]] = []
         self._first: list[tuple[Step[Answer], Any]] = []
         """First steps of answers whose prompts were read, with the states before them."""
-        self.kept_turns, self._turn = KeptTurns(preparer, settings), 0
+        self.kept_turns = KeptTurns(preparer, settings)
+        self._prompts = PromptOrder(caches=reader.cache is not None)
         self._on_gpu = steps_are_graphs(self.model)
         self.outputs = Outputs(preparer, self.kept_turns)
         self.counters = self.outputs.counters
@@ -120,25 +122,15 @@ class Scheduler:
 
     def _read_parts(self, arriving: Callable[[], Iterable[Answer]]) -> bool:
         """Read on: a part of one prompt, and others that are short enough to be read with it, also of who comes now."""
-        self._turn += 1
+        self._prompts.begin_round()
         room, worked = self.settings.prefill_chunk, False
-        while room > 0 and (answer := self._next_to_read(room, first=not worked)):
+        while room > 0 and (answer := self._prompts.next(self.reading, room, first=not worked)):
             room -= self._read_part(answer)
             worked = True
             for new in arriving():
                 self.add(new)
             self._admit()
         return worked
-
-    def _next_to_read(self, room: int, *, first: bool) -> Answer | None:
-        """The oldest prompt of those that fit; first of all in turn the oldest, or the shortest if none fits."""
-        ready = [answer for answer in self.reading if answer.steps and not self._is_being_read(answer)]
-        fitting = [answer for answer in ready if answer.unread <= room]
-        if not first or not ready:
-            return fitting[0] if fitting else None
-        if self._turn % 2 == 0:
-            return ready[0]
-        return fitting[0] if fitting else min(ready, key=lambda answer: answer.unread)
 
     def _read_part(self, answer: Answer) -> int:
         """Read a part of a prompt -> its positions, or as many as a whole part for other work."""
@@ -161,17 +153,6 @@ class Scheduler:
         if answer in self.reading:  # it may have failed while it was put among those that are decoded
             self.reading.remove(answer)
         self.outputs.fail(answer, failure)
-
-    def _is_being_read(self, answer: Answer) -> bool:
-        """Whether another request is reading what this one begins with, which is then in the cache."""
-        if self.reader.cache is None or answer.cached is not None:
-            return False
-        return any(
-            other.cached is not None
-            and other.prepared.owner == answer.prepared.owner
-            and other.unread_keys & answer.unread_keys
-            for other in self.reading
-        )
 
     def _read(self, answer: Answer) -> int:
         assert answer.steps is not None
