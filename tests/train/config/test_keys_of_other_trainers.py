@@ -1,5 +1,8 @@
 """A key of another trainer, or one of another place, is an error that says which key to use."""
 
+import re
+from pathlib import Path
+
 import pytest
 from pydantic import BaseModel
 
@@ -31,3 +34,11 @@ def test_every_key_that_a_message_names_exists(key):
     owners: dict[str, type[BaseModel]] = {"": TrainConfig, "stages[]": Stage}
     owner = owners.get(section)
     assert field in owner.model_fields if owner else section in TrainConfig.model_fields
+
+
+def test_the_keys_of_the_page_are_known():
+    page = (Path(__file__).parents[3] / "docs" / "spec-train.md").read_text()
+    table = page.split("## Names in other trainers")[1].split("| there | here |")[1].split("\n\n")[0]
+    keys = {key for line in table.splitlines()[2:] for key in re.findall(r"`(\w+)", line.split("|")[1])}
+    assert len(keys) > 30
+    assert keys <= OTHER_TRAINERS.keys()

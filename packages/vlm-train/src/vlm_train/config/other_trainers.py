@@ -1,6 +1,6 @@
 """Keys of LLaVA, TinyLLaVA-Factory, LLaMA-Factory, ms-swift and transformers' Trainer: what they are called here.
 
-docs/spec-train.md has the same table, for those who read before they write.
+docs/spec-train.md lists the usual ones, with what they mean.
 """
 
 from __future__ import annotations
